@@ -1,0 +1,98 @@
+"""Does the ONNX file compute what the model computes? Asked of ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.errors import ExportError, require
+
+__all__ = ["OnnxSession", "allowed", "difference"]
+
+SEVERITY_ERROR = 3
+ROUNDINGS = 16
+
+
+class OnnxSession:
+    """An ONNX file, loaded in ONNX Runtime on the CPU.
+
+    Raises
+    ------
+    ExportError
+        Where ONNX Runtime cannot load the file, or cannot run it on given inputs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        runtime = require("onnxruntime", "export")
+        options = runtime.SessionOptions()
+        options.log_severity_level = SEVERITY_ERROR
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self._session = runtime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise ExportError(
+                f"ONNX Runtime cannot load the exported model ({_first_line(error)}); "
+                "export with check=False to keep the file for another runtime"
+            ) from error
+
+    def __call__(self, names: Sequence[str], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Run on named inputs; return the outputs in the file's order."""
+        wanted = {item.name for item in self._session.get_inputs()}
+        try:
+            feed = {
+                name: tensor.detach().cpu().contiguous().numpy()
+                for name, tensor in zip(names, tensors, strict=True)
+                if name in wanted
+            }
+            outputs = self._session.run(None, feed)
+        except Exception as error:
+            raise ExportError(
+                f"ONNX Runtime cannot run the exported model ({_first_line(error)}); "
+                "export with check=False to keep the file for another runtime"
+            ) from error
+        return [torch.as_tensor(output) for output in outputs]
+
+
+def difference(expected: Tensor, actual: Tensor) -> float:
+    """Largest difference, relative to the largest expected magnitude; infinite where shapes differ.
+
+    Examples
+    --------
+    >>> difference(torch.tensor([1.0, 10.0]), torch.tensor([1.0, 10.5]))
+    0.05
+    >>> difference(torch.zeros(2), torch.zeros(3))
+    inf
+    """
+    if expected.shape != actual.shape:
+        return float("inf")
+    if not expected.numel():
+        return 0.0
+    wanted, got = (tensor.detach().cpu().double() for tensor in (expected, actual))
+    finite = wanted.isfinite()
+    same = torch.where(wanted.isnan(), got.isnan(), wanted == got)
+    if not bool((same | finite).all()) or not bool(got[finite].isfinite().all()):
+        return float("inf")
+    if not bool(finite.any()):
+        return 0.0
+    scale = float(wanted[finite].abs().max()) or 1.0
+    return float((wanted[finite] - got[finite]).abs().max()) / scale
+
+
+def allowed(tolerance: float, outputs: Sequence[Tensor]) -> float:
+    """Widen the tolerance to sixteen roundings of the least precise output."""
+    roundings = [
+        ROUNDINGS * torch.finfo(output.dtype).eps
+        for output in outputs
+        if output.is_floating_point()
+    ]
+    return max([tolerance, *roundings])
+
+
+def _first_line(error: Any) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

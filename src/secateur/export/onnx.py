@@ -1,0 +1,292 @@
+"""Export to ONNX with a free batch size, checked against ONNX Runtime before the file appears."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.errors import ExportError, InputError, SecateurError, require
+from secateur.export.check import OnnxSession, allowed, difference
+from secateur.export.signature import FlatInputs, FlatModel, output_names
+from secateur.inputs import ExampleInputs, as_inputs, evaluating, run
+
+__all__ = ["Exported", "export"]
+
+LONGEST_REASON = 160
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The ONNX file.
+    size : int
+        Bytes on disk, with the weights in ``<path>.data`` that a model over 2 GB needs.
+    error : float or None
+        Largest difference between ONNX Runtime's outputs and the model's, relative to the largest
+        output; ``None`` with ``check=False``.
+    opset : int
+        Version of the ONNX operator set.
+    dynamic : bool
+        Whether the batch size is free.
+    inputs, outputs : tuple of str
+        Names, in the graph's order.
+    """
+
+    path: Path
+    size: int
+    error: float | None
+    opset: int
+    dynamic: bool
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class _BatchIsFixed(Exception):
+    """The model cannot be exported with a free batch size; the message says why."""
+
+
+def export(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    path: str | os.PathLike[str],
+    *,
+    dynamic_batch: bool = True,
+    opset: int | None = None,
+    check: bool = True,
+    tolerance: float = 1e-4,
+) -> Exported:
+    """Export a model to ONNX and prove that ONNX Runtime computes the same outputs.
+
+    The model is exported in eval mode and left in the mode it was in. Nothing appears under the
+    file's name unless every check passes.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model that `torch.export` can trace, pruned or not.
+    example_inputs : Tensor, tuple or dict
+        What the model is called with. Tensors become inputs of the graph, under the names that
+        ``forward`` gives them; everything else becomes a constant.
+    path : path-like
+        Where to write; its folder is created.
+    dynamic_batch : bool, default True
+        Leave the first dimension of every input whose size is the batch size free. Where the
+        model's code fixes it, a warning says why and the batch size is that of the examples.
+    opset : int, optional
+        Version of the ONNX operator set; by default PyTorch's.
+    check : bool, default True
+        Run the file in ONNX Runtime at the example batch size, and at another where it is free.
+    tolerance : float, default 1e-4
+        Largest difference allowed, relative to the largest output. Outputs in half precision are
+        allowed sixteen roundings, which is more.
+
+    Returns
+    -------
+    Exported
+
+    Raises
+    ------
+    ExportError
+        Where the model cannot be expressed in ONNX, or ONNX Runtime computes something else.
+    InputError
+        Where the model rejects the inputs, or they hold no tensor.
+    MissingExtraError
+        Where onnx, onnxscript or (to check) onnxruntime is not installed.
+
+    Examples
+    --------
+    >>> import pytest, tempfile
+    >>> _ = [pytest.importorskip(name) for name in ("onnx", "onnxscript", "onnxruntime")]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     exported = export(nn.Linear(3, 2), torch.zeros(4, 3), f"{folder}/linear.onnx")
+    >>> exported.dynamic, exported.inputs, exported.outputs, exported.error < 1e-4
+    (True, ('input',), ('output',), True)
+    """
+    for module in ("onnx", "onnxscript", *(["onnxruntime"] if check else [])):
+        require(module, "export")
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder; give the name of the file to write")
+    inputs = as_inputs(example_inputs)
+    job = _Export(model, FlatInputs(model, inputs), path, opset, check, tolerance)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with evaluating(model):
+        job.outputs = output_names(run(model, inputs), job.inputs.names)
+        if not job.outputs:
+            raise InputError("the model returns no tensor; an ONNX graph needs at least one")
+        if not dynamic_batch:
+            return job.write(dynamic=False)
+        try:
+            return job.write(dynamic=True)
+        except _BatchIsFixed as reason:
+            exported = job.write(dynamic=False)
+            warnings.warn(
+                f"the batch size is fixed at {job.inputs.batch} in {path.name}: {reason}",
+                stacklevel=2,
+            )
+            return exported
+
+
+@dataclass
+class _Export:
+    model: nn.Module
+    inputs: FlatInputs
+    path: Path
+    opset: int | None
+    check: bool
+    tolerance: float
+    outputs: Sequence[str] = ()
+
+    def write(self, dynamic: bool) -> Exported:
+        flat = FlatModel(self.model, self.inputs)
+        batches = self._other_batches(flat) if dynamic else []
+        with tempfile.TemporaryDirectory(prefix=".secateur-", dir=self.path.parent) as folder:
+            draft = Path(folder) / self.path.name
+            program = self._capture(flat, dynamic)
+            _restore_names(program.model.graph, "model.")
+            with _quiet():
+                program.save(draft, external_data=False)
+            error = self._error(flat, draft, batches) if self.check else None
+            files = sorted(Path(folder).iterdir(), key=lambda file: file == draft)
+            size = sum(file.stat().st_size for file in files)
+            for file in files:
+                os.replace(file, self.path.parent / file.name)
+        return Exported(
+            path=self.path,
+            size=size,
+            error=error,
+            opset=int(program.model.opset_imports[""]),
+            dynamic=dynamic,
+            inputs=tuple(self.inputs.names),
+            outputs=tuple(self.outputs),
+        )
+
+    def _other_batches(self, flat: FlatModel) -> list[int]:
+        """Batch sizes beside the examples' own that the model must take, and does."""
+        batch = self.inputs.batch
+        if batch is None:
+            raise _BatchIsFixed("no input has a batch dimension")
+        if batch == 0:
+            raise _BatchIsFixed("the example batch is empty")
+        # A size of 1 is traced as a constant, so that such a model is traced at 2.
+        others = [2, 3] if batch == 1 else [batch + 1]
+        for size in others:
+            try:
+                flat(*self.inputs.at_batch(size))
+            except Exception as error:
+                raise _BatchIsFixed(
+                    f"the model rejects a batch of {size} ({_reason(error)})"
+                ) from error
+        return others
+
+    def _capture(self, flat: FlatModel, dynamic: bool) -> Any:
+        tensors, shapes = tuple(self.inputs.tensors), None
+        if dynamic:
+            if self.inputs.batch == 1:
+                tensors = tuple(self.inputs.at_batch(2))
+            free = {0: torch.export.Dim("batch")}
+            shapes = {"tensors": tuple(free if each else None for each in self.inputs.batched)}
+        try:
+            with _quiet():
+                program = torch.onnx.export(
+                    flat,
+                    tensors,
+                    dynamo=True,
+                    dynamic_shapes=shapes,
+                    input_names=self.inputs.names,
+                    output_names=list(self.outputs),
+                    opset_version=self.opset,
+                    verbose=False,
+                )
+        except Exception as error:
+            if dynamic:
+                raise _BatchIsFixed(
+                    f"torch.export cannot leave it free ({_reason(error)})"
+                ) from error
+            raise ExportError(
+                f"the model cannot be expressed in ONNX ({_reason(error)}); "
+                "change the operation that it names, or opset="
+            ) from error
+        return program
+
+    def _error(self, flat: FlatModel, draft: Path, batches: list[int]) -> float:
+        """Run the draft at the examples' batch size and at others; raise where it differs."""
+        session = OnnxSession(draft)
+        worst = 0.0
+        for size in [None, *batches]:
+            tensors = self.inputs.tensors if size is None else self.inputs.at_batch(size)
+            expected = flat(*tensors)
+            try:
+                actual = session(self.inputs.names, tensors)
+            except SecateurError as error:
+                if size is None:
+                    raise
+                raise _BatchIsFixed(f"the graph fails at a batch of {size} ({error})") from error
+            found = max(
+                difference(mine, theirs) for mine, theirs in zip(expected, actual, strict=True)
+            )
+            limit = allowed(self.tolerance, expected)
+            if not found <= limit:
+                where = f"at a batch of {size}" if size is not None else "on the example inputs"
+                message = (
+                    f"ONNX Runtime's outputs differ from the model's by {found:.2g} {where}, "
+                    f"more than the tolerance of {limit:.2g}"
+                )
+                if size is None:
+                    raise ExportError(f"{message}; nothing was written")
+                raise _BatchIsFixed(message)
+            worst = max(worst, found)
+        return worst
+
+
+def _restore_names(graph: Any, prefix: str) -> None:
+    """Give the weights the names that they have in the model."""
+    taken = {value.name for value in graph.inputs} | {value.name for value in graph.outputs}
+    taken |= {output.name for node in graph for output in node.outputs}
+    for name in list(graph.initializers):
+        short = name.removeprefix(prefix)
+        if short != name and short not in taken and short not in graph.initializers:
+            value = graph.initializers.pop(name)
+            value.name = short
+            graph.initializers[short] = value
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter, which prints and warns about its own insides."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error at the bottom: the exporter wraps its own in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
+    text = f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
