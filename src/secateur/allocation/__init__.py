@@ -1,0 +1,9 @@
+"""Allocations: from scores to the order in which units go, and so to each group's share."""
+
+from __future__ import annotations
+
+from secateur.allocation.base import ALLOCATIONS, Allocation, GroupScores, as_allocation
+from secateur.allocation.global_ import Global
+from secateur.allocation.uniform import Uniform
+
+__all__ = ["ALLOCATIONS", "Allocation", "Global", "GroupScores", "Uniform", "as_allocation"]

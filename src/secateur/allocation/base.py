@@ -1,0 +1,137 @@
+"""What an allocation is: from scores of units to the order in which they go."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from secateur import specs
+from secateur.errors import InputError
+from secateur.registry import Registry
+
+__all__ = ["ALLOCATIONS", "Allocation", "GroupScores", "as_allocation"]
+
+ALLOCATIONS: Registry[type[Allocation]] = Registry("allocation")
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupScores:
+    """Scores of one group of interchangeable units.
+
+    Parameters
+    ----------
+    name : str
+        The group's name.
+    scores : ndarray of float, shape [units]
+        Raw scores, finite; lower goes first.
+    weights : ndarray, shape [units], optional
+        Classes per unit; ones by default.
+    judged : ndarray of bool, shape [units], optional
+        False for units that the criterion could not judge, which never go; all True by default.
+    comparable : bool, default False
+        Whether raw scores share one unit of measure with those of other groups.
+    """
+
+    name: str
+    scores: np.ndarray
+    weights: np.ndarray | None = None
+    judged: np.ndarray | None = None
+    comparable: bool = False
+
+
+class Allocation(ABC):
+    """Base of every allocation: which unit of which group goes next.
+
+    A budget is met by the shortest sufficient start of the order, so the order alone decides how
+    much each group loses. Within a group, units with equal scores go by index, lowest first.
+    """
+
+    name: ClassVar[str]
+
+    def order(self, groups: Sequence[GroupScores]) -> list[tuple[int, int]]:
+        """Return ``(group index, unit index)`` of every judged unit, first to go first.
+
+        Raises
+        ------
+        InputError
+            When scores are not finite, or the arrays of a group differ in length.
+        """
+        kept: list[tuple[np.ndarray, ...]] = []
+        for index, group in enumerate(groups):
+            scores, weights, judged = _checked(group)
+            units = np.flatnonzero(judged)
+            ranked = units[np.argsort(scores[units], kind="stable")]
+            # The middle of the share of the group that is gone once this unit is.
+            shares = (np.cumsum(weights[ranked]) - weights[ranked] / 2) / max(weights.sum(), 1e-300)
+            keys = self.keys(group, scores[ranked], shares)
+            kept.append((keys, shares, np.full(len(ranked), index), ranked))
+        if not kept:
+            return []
+        keys, shares, owners, units = (np.concatenate(column) for column in zip(*kept, strict=True))
+        # Groups that tie lose equal shares, so a constant criterion empties no group first.
+        final = np.lexsort((units, owners, shares, keys))
+        return list(zip(owners[final].tolist(), units[final].tolist(), strict=True))
+
+    @abstractmethod
+    def keys(self, group: GroupScores, scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Return what the units of one group are ranked by against those of other groups.
+
+        Parameters
+        ----------
+        group : GroupScores
+        scores : ndarray, shape [judged units]
+            Scores in ascending order.
+        shares : ndarray, shape [judged units]
+            The share of the group, between 0 and 1, that each unit stands at in that order.
+
+        Returns
+        -------
+        ndarray, shape [judged units]
+            Never descending, so that units of one group go in the order of their scores.
+        """
+
+    @property
+    def spec(self) -> str:
+        """The line of text that builds this allocation again."""
+        return specs.spec(self, self.name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.spec!r})"
+
+
+def as_allocation(allocation: str | Allocation) -> Allocation:
+    """Return the allocation meant by a name (with options if need be) or an object.
+
+    Raises
+    ------
+    UnknownNameError
+        For an unknown name or option; the message suggests the nearest.
+    InputError
+        For anything else.
+
+    Examples
+    --------
+    >>> as_allocation("uniform").name
+    'uniform'
+    """
+    if isinstance(allocation, str):
+        return specs.build(ALLOCATIONS, allocation)
+    if isinstance(allocation, Allocation):
+        return allocation
+    raise InputError(f"allocation must be a name or an Allocation, not {type(allocation).__name__}")
+
+
+def _checked(group: GroupScores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores = np.asarray(group.scores, dtype=np.float64)
+    ones = np.ones(len(scores))
+    weights = ones if group.weights is None else np.asarray(group.weights, dtype=np.float64)
+    judged = ones > 0 if group.judged is None else np.asarray(group.judged, dtype=bool)
+    if scores.ndim != 1 or weights.shape != scores.shape or judged.shape != scores.shape:
+        raise InputError(f"group {group.name!r}: scores, weights and judged must have one length")
+    if not np.isfinite(scores[judged]).all():
+        raise InputError(f"group {group.name!r}: scores must be finite")
+    return scores, weights, judged

@@ -1,0 +1,58 @@
+"""Global: one ranking over all groups."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+
+from secateur.allocation.base import ALLOCATIONS, Allocation, GroupScores
+from secateur.errors import InputError, suggestion
+
+__all__ = ["Global", "Normalize"]
+
+Normalize = Literal["auto", "mean", "none"]
+
+
+@ALLOCATIONS.register("global")
+class Global(Allocation):
+    """One ranking over all groups, the default: groups that matter little lose more.
+
+    Parameters
+    ----------
+    normalize : {"auto", "mean", "none"}, default "auto"
+        ``"mean"`` divides the scores of a group by their mean absolute value, so that a group of
+        large weights does not outrank one of small weights for its scale alone; a group of zeros
+        counts as constant, all ones. ``"none"`` ranks raw scores. ``"auto"`` ranks raw scores for
+        criteria whose scores share one unit of measure by definition (``bn_scale``, ``taylor``),
+        and normalises all others.
+
+    Examples
+    --------
+    >>> wide = GroupScores("wide", np.array([10.0, 30.0]))
+    >>> small = GroupScores("small", np.array([0.9, 1.1]))
+    >>> Global().order([wide, small])
+    [(0, 0), (1, 0), (1, 1), (0, 1)]
+    >>> Global(normalize="none").order([wide, small])
+    [(1, 0), (1, 1), (0, 0), (0, 1)]
+    """
+
+    name = "global"
+
+    def __init__(self, normalize: Normalize = "auto") -> None:
+        if normalize not in get_args(Normalize):
+            raise InputError(
+                f"allocation 'global': unknown normalize {normalize!r}"
+                + suggestion(str(normalize), get_args(Normalize))
+            )
+        self.normalize = normalize
+
+    def keys(self, group: GroupScores, scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        if self.normalize == "none" or (self.normalize == "auto" and group.comparable):
+            return scores
+        largest = np.abs(scores).max(initial=0.0)
+        if largest == 0:
+            return np.ones_like(scores)
+        # Dividing by the largest first keeps the mean of subnormal scores from vanishing.
+        scaled = scores / largest
+        return scaled / np.abs(scaled).mean()

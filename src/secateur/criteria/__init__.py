@@ -1,0 +1,30 @@
+"""Criteria: how little a unit matters. One small file each; lower scores go first."""
+
+from __future__ import annotations
+
+from secateur.criteria.base import CRITERIA, Criterion, Scores
+from secateur.criteria.bn_scale import BNScale
+from secateur.criteria.elementwise import ElementwiseCriterion
+from secateur.criteria.fpgm import FPGM
+from secateur.criteria.magnitude import L1, L2
+from secateur.criteria.random import Random
+from secateur.criteria.resolve import FunctionCriterion, as_criterion
+from secateur.criteria.scoring import score_classes, score_units
+from secateur.criteria.taylor import Taylor
+
+__all__ = [
+    "CRITERIA",
+    "FPGM",
+    "L1",
+    "L2",
+    "BNScale",
+    "Criterion",
+    "ElementwiseCriterion",
+    "FunctionCriterion",
+    "Random",
+    "Scores",
+    "Taylor",
+    "as_criterion",
+    "score_classes",
+    "score_units",
+]
