@@ -157,6 +157,15 @@ def test_a_batch_read_by_python_becomes_static_with_a_warning(tmp_path):
     assert run_file(exported.path, x=torch.ones(3, 2))[0].tolist() == [[3, 3]] * 3
 
 
+def test_a_graph_that_fails_at_another_batch_becomes_static(tmp_path, capfd):
+    # Along its first dimension a recurrent layer runs in steps, which torch.export unrolls.
+    with pytest.warns(UserWarning, match="batch size is fixed at 3") as caught:
+        exported = secateur.export(nn.GRU(4, 6), torch.randn(3, 2, 4), tmp_path / "gru.onnx")
+    assert not exported.dynamic and exported.error < 1e-5
+    assert caught[0].filename == __file__ and len(str(caught[0].message)) < 300
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_mismatch_is_one_error_and_no_file(tmp_path):
     class Noisy(nn.Module):
         def forward(self, x):

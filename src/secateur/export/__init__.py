@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any
 
 from secateur.export.onnx import Exported, export
 
@@ -12,8 +11,7 @@ __all__ = ["Exported", "export"]
 
 
 class _CallableModule(ModuleType):
-    def __call__(self, *args: Any, **kwargs: Any) -> Exported:
-        return export(*args, **kwargs)
+    __call__ = staticmethod(export)
 
 
 # Importing this package binds it to `secateur.export`, where users find the function.

@@ -13,7 +13,7 @@ from secateur.errors import ExportError, require
 
 __all__ = ["OnnxSession", "allowed", "difference"]
 
-SEVERITY_ERROR = 3
+SEVERITY_FATAL = 4
 ROUNDINGS = 16
 
 
@@ -29,7 +29,7 @@ class OnnxSession:
     def __init__(self, path: Path) -> None:
         runtime = require("onnxruntime", "export")
         options = runtime.SessionOptions()
-        options.log_severity_level = SEVERITY_ERROR
+        options.log_severity_level = SEVERITY_FATAL
         options.intra_op_num_threads = torch.get_num_threads()
         try:
             self._session = runtime.InferenceSession(

@@ -236,7 +236,9 @@ class _Export:
             except SecateurError as error:
                 if size is None:
                     raise
-                raise _BatchIsFixed(f"the graph fails at a batch of {size} ({error})") from error
+                raise _BatchIsFixed(
+                    f"the graph fails at a batch of {size} ({_reason(error)})"
+                ) from error
             found = max(
                 difference(mine, theirs) for mine, theirs in zip(expected, actual, strict=True)
             )
