@@ -11,7 +11,7 @@ from secateur.errors import InputError, suggestion
 
 __all__ = ["Global", "Normalize"]
 
-Normalize = Literal["auto", "mean", "none"]
+Normalize = Literal["auto", "mean", "raw"]
 
 
 @ALLOCATIONS.register("global")
@@ -20,10 +20,10 @@ class Global(Allocation):
 
     Parameters
     ----------
-    normalize : {"auto", "mean", "none"}, default "auto"
+    normalize : {"auto", "mean", "raw"}, default "auto"
         ``"mean"`` divides the scores of a group by their mean absolute value, so that a group of
         large weights does not outrank one of small weights for its scale alone; a group of zeros
-        counts as constant, all ones. ``"none"`` ranks raw scores. ``"auto"`` ranks raw scores for
+        counts as constant, all ones. ``"raw"`` ranks the scores as they are. ``"auto"`` does so for
         criteria whose scores share one unit of measure by definition (``bn_scale``, ``taylor``),
         and normalises all others.
 
@@ -33,7 +33,7 @@ class Global(Allocation):
     >>> small = GroupScores("small", np.array([0.9, 1.1]))
     >>> Global().order([wide, small])
     [(0, 0), (1, 0), (1, 1), (0, 1)]
-    >>> Global(normalize="none").order([wide, small])
+    >>> Global(normalize="raw").order([wide, small])
     [(1, 0), (1, 1), (0, 0), (0, 1)]
     """
 
@@ -48,7 +48,7 @@ class Global(Allocation):
         self.normalize = normalize
 
     def keys(self, group: GroupScores, scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        if self.normalize == "none" or (self.normalize == "auto" and group.comparable):
+        if self.normalize == "raw" or (self.normalize == "auto" and group.comparable):
             return scores
         largest = np.abs(scores).max(initial=0.0)
         if largest == 0:

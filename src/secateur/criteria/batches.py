@@ -120,12 +120,12 @@ def _field(outputs: Any, name: str) -> Tensor | None:
 
 
 def _to(value: Any, device: torch.device | None) -> Any:
-    if device is None:
-        return value
     if isinstance(value, Tensor):
-        return value.to(device)
+        # Autograd refuses tensors that were made in inference mode; their copies are ordinary.
+        value = value.clone() if value.is_inference() else value
+        return value if device is None else value.to(device)
     if isinstance(value, Mapping):
         return {key: _to(item, device) for key, item in value.items()}
-    if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
+    if type(value) in (tuple, list):
         return type(value)(_to(item, device) for item in value)
     return value

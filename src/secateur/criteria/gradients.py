@@ -85,7 +85,9 @@ def stream_gradients(
         torch.inference_mode(False),
         torch.enable_grad(),
     ):
-        stand_ins: dict[str, Tensor] = {n: p.detach() for n, p in parameters.items()}
+        stand_ins: dict[str, Tensor] = {
+            n: p.detach().clone() if p.is_inference() else p.detach() for n, p in parameters.items()
+        }
         for name in names:
             stand_ins[name].requires_grad_()
             stand_ins[name].register_post_accumulate_grad_hook(_handing(name, receive))
