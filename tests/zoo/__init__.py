@@ -1,0 +1,32 @@
+"""Small nets, at least one for every way in which models hold and move their channels."""
+
+from __future__ import annotations
+
+# Importing a family registers its nets.
+from . import (  # noqa: F401
+    attention,
+    bare,
+    calling,
+    convs,
+    elementwise,
+    gates,
+    indexing,
+    joining,
+    language,
+    mixers,
+    norms,
+    parametrised,
+    recurrent,
+    reductions,
+    reshaping,
+    sharing,
+    splitting,
+    swin,
+    upsampling,
+    vision,
+    windows,
+)
+from .masking import mask_norms
+from .registry import ZOO, Entry
+
+__all__ = ["ZOO", "Entry", "mask_norms"]
