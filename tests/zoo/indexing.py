@@ -231,6 +231,24 @@ class ScatterTokens(nn.Module):
         return self.down(pooled)
 
 
+@net(tokens(6, 10), "free.weight", "down.weight")
+class GatherFeatures(nn.Module):
+    """gather along features with constant indices: they are renumbered, or what they name stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = nn.Linear(10, 24)
+        self.up = nn.Linear(24, 12)
+        self.register_buffer("order", torch.tensor([5, 3, 3, 11, 0, 7, 8, 2]))
+        self.mid = nn.Linear(8, 18)
+        self.down = nn.Linear(18, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(F.relu(self.free(x)))
+        index = self.order.expand(*x.shape[:2], -1)
+        return self.down(F.relu(self.mid(torch.gather(x, -1, index))))
+
+
 @net(tokens(6, 10), "up.weight", "down.weight")
 class TokensByNumber(nn.Module):
     """Advanced indexing, slicing and reversing of the sequence."""

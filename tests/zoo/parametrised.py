@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,7 +40,7 @@ def weight_norm() -> nn.Module:
     return model
 
 
-@net(image(), "mid.weight_g", "mid.weight_v", name="weight_norm_by_hook", consumers_only=True)
+@net(image(), "mid.weight_g", "mid.weight_v", consumers_only=True)
 class WeightNormByHand(nn.Module):
     """The norm over all but the output channels, written out."""
 
@@ -63,6 +65,31 @@ class WeightNormByHand(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(F.relu(self.mid(F.relu(self.first(x)))))
+
+
+def once(model: nn.Module) -> nn.Module:
+    """Run once without gradients: only then can a model with weights made by hooks be copied."""
+    with torch.no_grad():
+        model(image()())
+    return model
+
+
+@net(image(), "mid.weight_g", "mid.weight_v", name="weight_norm_by_hook", consumers_only=True)
+def weight_norm_by_hook() -> nn.Module:
+    """torch.nn.utils.weight_norm, which speech models still use."""
+    model = Between()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model.mid = nn.utils.weight_norm(model.mid)
+    return once(model)
+
+
+@net(image(), "mid.weight_orig", "last.weight", name="spectral_norm_by_hook")
+def spectral_norm_by_hook() -> nn.Module:
+    """torch.nn.utils.spectral_norm, which GANs still use."""
+    model = Between()
+    model.mid = nn.utils.spectral_norm(model.mid)
+    return once(model.eval())
 
 
 @net(image(), "mid.parametrizations.weight.original", name="spectral_norm")

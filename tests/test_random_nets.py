@@ -1,0 +1,51 @@
+"""Random nets, pruned at random: the smaller one equals the masked one, whatever was grown."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from parity import check_model, randomise
+from random_nets import HEADS, STEPS, RandomNet, Step, nets
+
+SETTINGS = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+RATIOS = st.sampled_from([0.3, 0.5, 0.7, 0.9])
+ALLOCATIONS = st.sampled_from(["uniform", "global"])
+
+
+def check(steps: list[Step], head: int, ratio: float, allocation: str, seed: int) -> None:
+    model = randomise(RandomNet(steps, head, seed), seed).double().eval()
+    inputs = torch.randn(2, 3, 8, 4, generator=torch.Generator().manual_seed(seed)).double()
+    check_model(model, inputs, ratio, seed=seed, allocation=allocation)
+
+
+@given(nets(6), RATIOS, ALLOCATIONS, st.integers(0, 3))
+@settings(SETTINGS, max_examples=60)
+def test_random_nets(net: tuple[list[Step], int], ratio: float, allocation: str, seed: int) -> None:
+    check(*net, ratio, allocation, seed)
+
+
+@pytest.mark.slow
+@given(nets(12), RATIOS, ALLOCATIONS, st.integers(0, 9))
+@settings(SETTINGS, max_examples=600)
+def test_many_deep_random_nets(
+    net: tuple[list[Step], int], ratio: float, allocation: str, seed: int
+) -> None:
+    check(*net, ratio, allocation, seed)
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_each_step_alone(name: str) -> None:
+    check([("conv", 6, 0), (name, 1, 1), ("norm", 0, 0), (name, 0, 2)], 0, 0.5, "uniform", 0)
+
+
+@pytest.mark.parametrize("head", range(len(HEADS)))
+def test_each_head_alone(head: int) -> None:
+    check([("conv", 4, 0), ("norm", 0, 0)], head, 0.5, "uniform", 0)
