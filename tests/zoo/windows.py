@@ -25,7 +25,7 @@ class EinsumMixes(nn.Module):
         return self.down(torch.einsum("bhnd,hde->bne", torch.tanh(y), self.back))
 
 
-@net(image(), "first.weight", "last.weight", "adjacency")
+@net(image(), "first.weight", "last.weight")
 class GraphConv(nn.Module):
     """einsum over a learnt adjacency of joints (skeleton networks)."""
 
@@ -44,7 +44,7 @@ class GraphConv(nn.Module):
         return self.last(F.relu(self.bn(x)))
 
 
-@net(tokens(6, 10), "a.weight", "b.weight", "last.weight")
+@net(tokens(6, 10), "a.weight", "last.weight")
 class EinsumOuter(nn.Module):
     """An outer product over features, flattened."""
 
