@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import nn
 from secateur.errors import ExportError, InputError, SecateurError, require
 from secateur.export.check import OnnxSession, allowed, difference
 from secateur.export.signature import FlatInputs, FlatModel, output_names
+from secateur.files import replacing
 from secateur.inputs import ExampleInputs, as_inputs, evaluating, run
 
 __all__ = ["Exported", "export"]
@@ -120,11 +120,8 @@ def export(
     for module in ("onnx", "onnxscript", *(["onnxruntime"] if check else [])):
         require(module, "export")
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{str(path)!r} is a folder; give the name of the file to write")
     inputs = as_inputs(example_inputs)
     job = _Export(model, FlatInputs(model, inputs), path, opset, check, tolerance)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with evaluating(model):
         job.outputs = output_names(run(model, inputs), job.inputs.names)
         if not job.outputs:
@@ -155,17 +152,13 @@ class _Export:
     def write(self, dynamic: bool) -> Exported:
         flat = FlatModel(self.model, self.inputs)
         batches = self._other_batches(flat) if dynamic else []
-        with tempfile.TemporaryDirectory(prefix=".secateur-", dir=self.path.parent) as folder:
-            draft = Path(folder) / self.path.name
+        with replacing(self.path) as draft:
             program = self._capture(flat, dynamic)
             _restore_names(program.model.graph, "model.")
             with _quiet():
                 program.save(draft, external_data=False)
             error = self._error(flat, draft, batches) if self.check else None
-            files = sorted(Path(folder).iterdir(), key=lambda file: file == draft)
-            size = sum(file.stat().st_size for file in files)
-            for file in files:
-                os.replace(file, self.path.parent / file.name)
+            size = sum(file.stat().st_size for file in draft.parent.iterdir())
         return Exported(
             path=self.path,
             size=size,

@@ -1,0 +1,136 @@
+"""The file format: tensors, what they do not say themselves, and a checksum over both.
+
+The checksum finds damage and stray edits. It is no signature: whoever can write the file can
+write a checksum that fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from secateur.errors import FileFormatError
+from secateur.files import replacing
+
+__all__ = ["Header", "is_dense", "read", "write"]
+
+VERSION = 1
+HEADER, CHECKSUM = "secateur", "sha256"
+
+
+@dataclass
+class Header:
+    """What the tensors in the file do not say themselves.
+
+    Attributes
+    ----------
+    version : int
+        Version of this format.
+    plans : list of str
+        The plans that were applied, as JSON, oldest first.
+    tied : dict
+        Another name of a tensor -> the name that it is stored under.
+    frozen : list of str
+        Parameters that do not require gradients.
+    strides : dict
+        Name -> strides of a tensor whose layout is not row-major; layouts choose kernels, and
+        kernels differ in their roundings.
+    complex : list of str
+        Tensors stored as pairs of real numbers, which every version of safetensors knows.
+    unsaved : dict
+        Name -> dtype of the buffers that are not stored.
+    """
+
+    version: int = VERSION
+    plans: list[str] = field(default_factory=list)
+    tied: dict[str, str] = field(default_factory=dict)
+    frozen: list[str] = field(default_factory=list)
+    strides: dict[str, list[int]] = field(default_factory=dict)
+    complex: list[str] = field(default_factory=list)
+    unsaved: dict[str, str] = field(default_factory=dict)
+
+
+def write(path: str | os.PathLike[str], header: Header, tensors: Mapping[str, Tensor]) -> None:
+    """Write a file, whole or not at all; the tensors are contiguous, real and on the CPU."""
+    text = json.dumps(asdict(header), sort_keys=True)
+    metadata = {"format": "pt", HEADER: text, CHECKSUM: _checksum(text, tensors)}
+    with replacing(path) as draft:
+        save_file(dict(tensors), draft, metadata)
+
+
+def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    """Read a file and check it.
+
+    Raises
+    ------
+    FileFormatError
+        Where it is missing, truncated, changed, or not one of these.
+    """
+    if not path.is_file():
+        raise FileFormatError(f"there is no file {str(path)!r}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            # Copied: what was checked must not change under the model with the file.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise FileFormatError(
+            f"{path} is truncated or is not a safetensors file ({error})"
+        ) from error
+    if HEADER not in metadata or CHECKSUM not in metadata:
+        raise FileFormatError(f"{path} is a safetensors file, but secateur.save did not write it")
+    if _checksum(metadata[HEADER], tensors) != metadata[CHECKSUM]:
+        raise FileFormatError(
+            f"{path} was changed after it was written: its checksum does not match its content"
+        )
+    try:
+        data = json.loads(metadata[HEADER])
+        if data["version"] != VERSION:
+            raise FileFormatError(
+                f"{path} has format version {data['version']}, this version of secateur reads "
+                f"{VERSION}; update secateur"
+            )
+        header = Header(**data)
+        for name in header.complex:
+            tensors[name] = torch.view_as_complex(tensors[name])
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(f"{path} has a malformed header ({error})") from error
+    return header, tensors
+
+
+def is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether the elements fill their memory, in whatever order of dimensions.
+
+    Examples
+    --------
+    >>> is_dense((2, 3, 4), (12, 1, 3)), is_dense((2, 3), (0, 1))
+    (True, False)
+    """
+    expected = 1
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size > 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        described = json.dumps([name, str(tensor.dtype), list(tensor.shape)])
+        digest.update(described.encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
