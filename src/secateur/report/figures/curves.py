@@ -1,0 +1,59 @@
+"""Loss and accuracy over the epochs of every training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from secateur.recover import History
+from secateur.report.figures.theme import AFTER, BEFORE, LINE, MUTED, canvas, svg
+
+__all__ = ["draw_curves"]
+
+
+def draw_curves(histories: Mapping[str, History]) -> str:
+    """Two panels over one axis of epochs; a line marks where one run ends and the next begins."""
+    runs = [(name, history) for name, history in histories.items() if len(history)]
+    scored = any(epoch.accuracy is not None for _, run in runs for epoch in run)
+    with canvas(9.6, 2.7, ncols=2 if scored else 1, squeeze=False) as (figure, grid):
+        start = 0
+        for index, (name, history) in enumerate(runs):
+            at = [start + epoch.number for epoch in history]
+            for axes, field in zip(grid.flat, ("loss", "accuracy"), strict=False):
+                for attribute, colour, label in (
+                    (field, BEFORE, "training"),
+                    (f"val_{field}", AFTER, "validation"),
+                ):
+                    values = [getattr(epoch, attribute) for epoch in history]
+                    if any(value is None for value in values):
+                        continue
+                    if field == "accuracy":
+                        values = [100 * value for value in values]
+                    axes.plot(
+                        at,
+                        values,
+                        color=colour,
+                        marker="o",
+                        markersize=3,
+                        label=label if not index else None,
+                    )
+                if index:
+                    axes.axvline(start + 0.5, color=LINE, linewidth=1)
+                axes.text(
+                    start + 0.6,
+                    1.02,
+                    name,
+                    transform=axes.get_xaxis_transform(),
+                    fontsize=8,
+                    color=MUTED,
+                )
+            start += len(history)
+        for axes, field in zip(grid.flat, ("loss", "accuracy, %"), strict=False):
+            axes.set_xlim(0.5, start + 0.5)
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(field)
+            axes.yaxis.grid(True)
+            axes.spines["left"].set_visible(False)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        grid.flat[0].set_ylim(bottom=0)
+        grid.flat[0].legend(loc="upper right")
+        return svg(figure, "curves")

@@ -1,0 +1,92 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+__all__ = ["bytes_text", "change", "count", "milliseconds", "percent", "times"]
+
+_THIN = "\u202f"
+
+
+def count(value: int) -> str:
+    """Three digits and a unit: thousands, millions, billions.
+
+    Examples
+    --------
+    >>> count(999), count(1234567).replace("\u202f", " "), count(2_000_000_000).replace("\u202f", " ")
+    ('999', '1.23 M', '2.00 G')
+    """
+    scaled = float(value)
+    for unit in ("", "k", "M", "G", "T"):
+        if abs(scaled) < 999.5 or unit == "T":
+            return f"{scaled:.3g}" if not unit else f"{_three(scaled)}{_THIN}{unit}"
+        scaled /= 1000
+    raise AssertionError("unreachable")
+
+
+def bytes_text(value: int) -> str:
+    """Decimal units, as file managers and networks count.
+
+    Examples
+    --------
+    >>> bytes_text(1_250_000).replace("\u202f", " ")
+    '1.25 MB'
+    """
+    text = count(value)
+    return f"{text}B" if text[-1].isalpha() else f"{text}{_THIN}B"
+
+
+def milliseconds(value: float) -> str:
+    """Three digits.
+
+    Examples
+    --------
+    >>> milliseconds(3.14159).replace("\u202f", " ")
+    '3.14 ms'
+    """
+    return f"{_three(value)}{_THIN}ms"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A fraction as a percentage.
+
+    Examples
+    --------
+    >>> percent(0.98765).replace("\u202f", " ")
+    '98.8 %'
+    """
+    return f"{100 * value:.{digits}f}{_THIN}%"
+
+
+def times(before: float, after: float) -> str:
+    """How many times less.
+
+    Examples
+    --------
+    >>> times(10, 4)
+    '2.50×'
+    """
+    if not after:
+        return "∞" if before else "1.00×"
+    return f"{_three(before / after)}×"
+
+
+def change(before: float, after: float) -> str:
+    """A signed percentage of what was.
+
+    Examples
+    --------
+    >>> change(10, 4).replace("\u202f", " ")
+    '−60.0 %'
+    """
+    if not before:
+        return "—"
+    ratio = after / before - 1
+    if abs(ratio) < 0.0005:
+        return f"±0{_THIN}%"
+    return f"{'−' if ratio < 0 else '+'}{abs(100 * ratio):.1f}{_THIN}%"
+
+
+def _three(value: float) -> str:
+    if abs(value) >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
