@@ -161,17 +161,19 @@ def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], what: s
 def assert_slices(dense: nn.Module, model: nn.Module, plan: Plan) -> None:
     """Assert that the pruned tensors are exactly the kept slices of the dense ones."""
     before, after = tensors(dense), tensors(model)
-    rescaled = {entry.name for entry in plan.rescaled}
+    removed = {id(before[name]): dims for name, dims in plan.removed.items()}
+    changed = {id(before[entry.name]) for entry in plan.rescaled}
+    changed |= {id(before[name]) for name in plan.renumbered}
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         expected = tensor.detach()
-        for dim, indices in plan.removed.get(name, {}).items():
+        for dim, indices in removed.get(id(tensor), {}).items():
             assert indices == sorted(set(indices)), f"{name}: unsorted indices"
             gone = set(indices)
             keep = [i for i in range(tensor.shape[dim]) if i not in gone]
             expected = expected.index_select(dim, _indices(keep))
         assert after[name].shape == expected.shape, f"{name}: {tuple(after[name].shape)}"
-        if name not in rescaled and name not in plan.renumbered:
+        if id(tensor) not in changed:
             assert torch.equal(after[name].detach(), expected), f"{name}: wrong slices"
 
 
