@@ -2,4 +2,83 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from secateur import errors
+    from secateur.export import export
+    from secateur.graph import Graph, trace
+    from secateur.persist import load, save
+    from secateur.plan import Plan, history
+    from secateur.profiling import Profile, profile
+    from secateur.prune import Result, prune
+    from secateur.pruner import Pruner
+    from secateur.recover import recalibrate_batchnorm, recover
+
+# Imported on first use, so that `import secateur` costs next to nothing.
+_HOMES = {
+    "Graph": "secateur.graph",
+    "Plan": "secateur.plan",
+    "Profile": "secateur.profiling",
+    "Pruner": "secateur.pruner",
+    "Result": "secateur.prune",
+    "export": "secateur.export",
+    "history": "secateur.plan",
+    "load": "secateur.persist",
+    "profile": "secateur.profiling",
+    "prune": "secateur.prune",
+    "recalibrate_batchnorm": "secateur.recover",
+    "recover": "secateur.recover",
+    "save": "secateur.persist",
+    "trace": "secateur.graph",
+}
+
+__all__ = [
+    "Graph",
+    "Plan",
+    "Profile",
+    "Pruner",
+    "Result",
+    "errors",
+    "export",
+    "history",
+    "load",
+    "profile",
+    "prune",
+    "recalibrate_batchnorm",
+    "recover",
+    "save",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("secateur.errors")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'secateur' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+class _Package(ModuleType):
+    """A package whose functions are not hidden by the submodules that they are named after."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing secateur.prune, from anywhere, binds the submodule to this name.
+        if not (isinstance(value, ModuleType) and _HOMES.get(name) == f"{__name__}.{name}"):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -208,16 +208,30 @@ def profile(
     with evaluating(model), _MacCounter(model) as counter:
         run(model, inputs)
     measured = compare({"model": model}, inputs, **timing)["model"] if latency else None
-    tensors = [*parameters.values(), *model.buffers()]
+    return profile_state(
+        model, counter.macs, latency=measured, uncounted=tuple(sorted(counter.uncounted))
+    )
+
+
+def profile_state(
+    model: nn.Module,
+    macs: dict[str, int],
+    *,
+    latency: Timing | None = None,
+    uncounted: tuple[str, ...] = (),
+) -> Profile:
+    """Complete MACs that were counted per module path with what the model holds."""
+    parameters = list(model.parameters())
+    tensors = [*parameters, *model.buffers()]
     return Profile(
-        macs=sum(counter.macs.values()),
-        params=sum(parameter.numel() for parameter in parameters.values()),
-        nonzero=sum(_nonzero(parameter) for parameter in parameters.values()),
+        macs=sum(macs.values()),
+        params=sum(parameter.numel() for parameter in parameters),
+        nonzero=sum(_nonzero(parameter) for parameter in parameters),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        latency_ms=None if measured is None else measured.median_ms,
-        latency=measured,
-        layers=_layers(model, counter.macs),
-        uncounted=tuple(sorted(counter.uncounted)),
+        latency_ms=None if latency is None else latency.median_ms,
+        latency=latency,
+        layers=_layers(model, macs),
+        uncounted=uncounted,
     )
 
 

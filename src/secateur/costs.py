@@ -1,0 +1,112 @@
+"""What a pruned model costs, known before anything is cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from torch import nn
+
+from secateur.graph.graph import Graph
+from secateur.graph.lanes import Lane
+from secateur.graph.trace import Node, Ref, named_state
+from secateur.profiling.macs import COUNTED, node_macs
+
+__all__ = ["CostModel"]
+
+
+class CostModel:
+    """MACs, parameters and bytes as functions of which classes are removed.
+
+    The sizes are followed through the graph and handed to the same counting rules that the
+    profile uses, so what is predicted is what is measured afterwards.
+
+    Parameters
+    ----------
+    graph : Graph
+    model : torch.nn.Module
+    """
+
+    measures = ("macs", "params", "bytes")
+
+    def __init__(self, graph: Graph, model: nn.Module) -> None:
+        self.graph = graph
+        self._lanes: list[tuple[np.ndarray, int]] = []
+        self._lane_at: dict[int, int] = {}
+        self._alive: list[np.ndarray] = []
+        parameters = {id(tensor) for tensor in model.parameters()}
+        buffers = {id(tensor) for tensor in model.buffers()}
+        layouts = {
+            value.name: graph.propagation.layout(index)
+            for index, value in enumerate(graph.trace.values)
+            if value.kind == "state"
+        }
+        self._tensors = []
+        for name, tensor in named_state(model).items():
+            if id(tensor) in parameters or id(tensor) in buffers:
+                lanes = layouts.get(name, [None] * tensor.dim())
+                self._tensors.append(
+                    (self._dims(tuple(tensor.shape), lanes), tensor.element_size(),
+                     id(tensor) in parameters)
+                )  # fmt: skip
+        self._nodes = [
+            (node, *self._operands(node)) for node in graph.trace.nodes if node.op in COUNTED
+        ]
+
+    def _operands(self, node: Node) -> tuple[list[object], list[object]]:
+        p = self.graph.propagation
+        inputs: list[object] = []
+        for argument in node.args:
+            if isinstance(argument, Ref):
+                inputs.append(self._dims(p.shape(argument), p.layout(argument)))
+            else:
+                inputs.append(None)
+        outputs: list[object] = [self._dims(p.shape(i), p.layout(i)) for i in node.outputs]
+        return inputs, outputs
+
+    def _dims(self, shape: tuple[int, ...], lanes: Iterable[Lane | None]) -> list[tuple[int, int]]:
+        """Per dimension its dense size and the number of its lane, -1 for none."""
+        return [
+            (size, self._register(lane)) for size, lane in zip(shape, lanes, strict=True)
+        ]
+
+    def _register(self, lane: Lane | None) -> int:
+        if lane is None or lane.ids is None:
+            return -1
+        number = self._lane_at.get(id(lane.ids))
+        if number is None:
+            number = self._lane_at[id(lane.ids)] = len(self._lanes)
+            self._alive.append(lane.ids)
+            rows = math.prod(lane.ids.shape[:-1])
+            self._lanes.append((self.graph.coupling.labels[lane.ids].ravel(), rows))
+        return number
+
+    def __call__(self, removed: np.ndarray) -> dict[str, int]:
+        """Cost when the classes marked in a boolean array are gone.
+
+        Parameters
+        ----------
+        removed : ndarray of bool, shape [classes]
+
+        Returns
+        -------
+        dict
+            ``macs`` (of the example batch), ``params`` and ``bytes``.
+        """
+        gone = [int(removed[classes].sum()) // rows for classes, rows in self._lanes]
+        params = total = 0
+        for dims, width, counted in self._tensors:
+            elements = math.prod(_sizes(dims, gone))
+            total += elements * width
+            params += elements if counted else 0
+        macs = 0
+        for node, inputs, outputs in self._nodes:
+            shapes = [None if dims is None else _sizes(dims, gone) for dims in inputs]
+            results = [_sizes(dims, gone) for dims in outputs]
+            macs += node_macs(node.op, shapes, results, node.args)
+        return {"macs": macs, "params": params, "bytes": total}
+
+
+def _sizes(dims: list[tuple[int, int]], gone: list[int]) -> tuple[int, ...]:  # type: ignore[no-untyped-def]
+    return tuple(size - gone[lane] if lane >= 0 else size for size, lane in dims)

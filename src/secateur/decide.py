@@ -1,0 +1,268 @@
+"""Deciding: from a traced model and settings to a plan that is known to run.
+
+Deciding never changes the model. What trial runs find out (a size that the code fixes, two
+sizes that it takes from one) goes back into the graph, and the decision is made anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from secateur.allocation import Allocation
+from secateur.costs import CostModel
+from secateur.criteria import Criterion, Scores, score_classes
+from secateur.errors import InputError, NothingToPruneError
+from secateur.granularity import Granularity
+from secateur.graph.constraints import Fix
+from secateur.graph.graph import Graph
+from secateur.graph.trace import Trace, named_state
+from secateur.inputs import Inputs
+from secateur.plan import Plan, Rescale
+from secateur.selection import Selection, select
+from secateur.surgery.apply import renumber
+from secateur.surgery.expected import ExpectedSizes
+from secateur.surgery.fold import fold
+from secateur.surgery.obstacles import Amendments, amend
+from secateur.surgery.sizes import sizes_of
+from secateur.surgery.trial import Attempt, ScaleChange, attempt
+
+__all__ = ["Decision", "Request", "decide"]
+
+ROUNDS = 60
+SIZED = {
+    "aten::convolution", "aten::native_layer_norm", "aten::native_group_norm",
+    "aten::native_batch_norm", "aten::_fused_rms_norm",
+}  # fmt: skip
+
+
+@dataclasses.dataclass
+class Request:
+    """What the user asked for, resolved."""
+
+    granularity: Granularity
+    criterion: Criterion
+    allocation: Allocation
+    budget: dict[str, float]
+    ignore: dict[str, str]
+    round_to: int
+    min_keep: int
+    data: Iterable[Any] | None
+    loss: Callable[..., Any] | None
+    seed: int
+    settings: dict[str, Any]
+    base: dict[str, int] | None = None
+    progress: Callable[[str], None] | None = None
+
+
+@dataclasses.dataclass
+class Decision:
+    """A plan, the graph that it was made on, and what the trial run saw."""
+
+    plan: Plan
+    graph: Graph
+    selection: Selection
+    scores: Scores
+    attempt: Attempt
+
+
+def decide(model: nn.Module, inputs: Inputs, recorded: Trace, request: Request) -> Decision:
+    """Choose what goes, until the model's code is known to run with it.
+
+    Raises
+    ------
+    NothingToPruneError, BudgetError, CriterionError
+    """
+    known = Amendments()
+    by_module = _scores_cache(model, request)
+    for _ in range(ROUNDS):
+        graph = Graph(
+            model,
+            recorded,
+            split_choice=known.split_choice,
+            extra=known.constraints,
+            ignore=request.ignore,
+        )
+        _restrict(model, graph, request.granularity)
+        costs = CostModel(graph, model)
+        scores = by_module(graph)
+        base = request.base or costs(np.zeros(graph.n_classes, dtype=bool))
+        selection = select(
+            graph,
+            costs,
+            scores,
+            request.allocation,
+            request.budget,
+            base=base,
+            min_keep=request.min_keep,
+            round_to=request.round_to,
+            comparable=request.criterion.comparable,
+        )
+        sizes = ExpectedSizes(graph, selection.removed)
+        plan = draft(model, graph, selection.removed, sizes)
+        plan.settings = request.settings
+        tried = _try(model, inputs, graph, sizes, plan)
+        if tried.obstacle is not None:
+            if not amend(known, model, graph, sizes, tried.obstacle):
+                raise InputError(
+                    f"the code of {tried.obstacle.module or 'the model'} cannot follow any plan: "
+                    f"{tried.obstacle.message}; try form='graph'"
+                )
+            continue
+        for path, values in tried.attributes.items():
+            plan.attributes.setdefault(path, {}).update(values)
+        stubborn = _fold_scales(graph, plan, tried.scales)
+        if stubborn:
+            known.constraints.extend(stubborn)
+            continue
+        return Decision(plan, graph, selection, scores, tried)
+    raise InputError("the model's code could not be followed; try form='graph'")
+
+
+def _scores_cache(model: nn.Module, request: Request) -> Callable[[Graph], Scores]:
+    """Score a graph; the batches are needed once only, for weights do not change."""
+    data = request.data
+    if request.criterion.needs_data and data is not None and not hasattr(data, "__len__"):
+        data = list(data)
+
+    def score(graph: Graph) -> Scores:
+        return score_classes(
+            graph, model, request.criterion, data=data, loss=request.loss, seed=request.seed
+        )
+
+    return score
+
+
+def _restrict(model: nn.Module, graph: Graph, granularity: Granularity) -> None:
+    """Leave only groups whose first producer is of the granularity's families."""
+    if not granularity.kinds:
+        return
+    from secateur.criteria.weights import kind_of, owner_of
+
+    kept = []
+    for group in graph.groups:
+        owner, _ = owner_of(model, group.name)
+        if kind_of(owner) in granularity.kinds:
+            kept.append(group)
+    if not kept:
+        raise NothingToPruneError(
+            f"the model has nothing to prune at granularity {granularity.name!r}"
+        )
+    graph.coupling.groups[:] = kept
+
+
+def draft(model: nn.Module, graph: Graph, removed: np.ndarray, sizes: ExpectedSizes) -> Plan:
+    """The plan that removes the marked classes."""
+    plan = Plan()
+    state = named_state(model)
+    for member in graph.members:
+        gone = np.flatnonzero(removed[member.classes])
+        if len(gone):
+            plan.removed.setdefault(member.name, {})[member.dim] = gone.tolist()
+            plan.shapes[member.name] = list(state[member.name].shape)
+    for name, lane in graph.propagation.renumbered:
+        gone = np.flatnonzero(removed[graph.classes_of(lane)])
+        if len(gone):
+            plan.renumbered[name] = gone.tolist()
+            plan.shapes[name] = list(state[name].shape)
+    plan.attributes = _known_sizes(model, graph, plan, sizes)
+    return plan
+
+
+def new_shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
+    """Shape after the plan of every tensor that it cuts."""
+    shapes = {}
+    for name, dims in plan.removed.items():
+        shape = list(plan.shapes[name])
+        for dim, indices in dims.items():
+            shape[dim] -= len(indices)
+        shapes[name] = tuple(shape)
+    return shapes
+
+
+def _known_sizes(
+    model: nn.Module, graph: Graph, plan: Plan, sizes: ExpectedSizes
+) -> dict[str, dict[str, object]]:
+    names = {id(tensor): name for name, tensor in named_state(model).items()}
+    shapes = new_shapes(plan)
+    ran: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]] = {}
+    for node in graph.trace.nodes:
+        if node.op in SIZED and node.module not in ran:
+            weight = sizes.shape(node.inputs[1]) if len(node.inputs) > 1 else None
+            ran[node.module] = (sizes.shape(node.inputs[0]), sizes.shape(node.outputs[0]), weight)
+    found = {}
+    for path, module in model.named_modules():
+        own: dict[str, tuple[int, ...]] = {}
+        for prefix, part in (("", module), *((f"{n}.", m) for n, m in module.named_children())):
+            for key, tensor in (*part._parameters.items(), *part._buffers.items()):
+                if tensor is not None:
+                    shape = shapes.get(names.get(id(tensor), ""), tuple(tensor.shape))
+                    own[prefix + key] = shape
+        if path in ran:
+            own[""], own["out"], weight = ran[path]
+            if weight is not None and isinstance(module, nn.modules.conv._ConvNd):
+                own["weight"] = weight
+        _effective(own)
+        values = sizes_of(module, own)
+        if values:
+            found[path] = values
+    return found
+
+
+def _effective(own: dict[str, tuple[int, ...]]) -> None:
+    """Let the raw tensor of a parametrised weight stand for the weight."""
+    if "weight" not in own:
+        for key in ("weight_v", "weight_orig"):
+            if key in own:
+                own["weight"] = own[key]
+
+
+def _try(
+    model: nn.Module, inputs: Inputs, graph: Graph, sizes: ExpectedSizes, plan: Plan
+) -> Attempt:
+    state = named_state(model)
+    values = {
+        name: _cut_index(state[name].data, plan, name) for name in plan.renumbered
+    }
+    return attempt(model, inputs, graph, sizes, new_shapes(plan), plan.attributes, values)
+
+
+def _cut_index(data: Any, plan: Plan, name: str) -> Any:
+    from secateur.surgery.apply import cut
+
+    values = renumber(data, plan.renumbered[name])
+    return cut(values, plan.removed[name]) if name in plan.removed else values
+
+
+def _fold_scales(graph: Graph, plan: Plan, scales: list[ScaleChange]) -> list[Fix]:
+    """Fold every changed scale into weights; where that is impossible, fix the sizes."""
+    stubborn: list[Fix] = []
+    factors: dict[tuple[str, int, str], Rescale] = {}
+    for change in scales:
+        found = fold(graph, change.operand, change.factor)
+        if found is None:
+            layout = graph.propagation.layout(change.operand)
+            reason = (
+                f"the code of {change.node.module or 'the model'} scales by its size, and no "
+                "weight before it can take the ratio"
+            )
+            stubborn += [Fix(change.operand, dim, reason) for dim, lane in enumerate(layout)
+                         if lane is not None and lane.ids is not None]  # fmt: skip
+            continue
+        for entry in found:
+            key = (entry.name, entry.dim, str(entry.indices))
+            if key in factors:
+                factors[key].factor *= entry.factor
+            else:
+                factors[key] = entry
+    if not stubborn:
+        plan.rescaled = list(factors.values())
+        for entry in plan.rescaled:
+            for value in graph.trace.values:
+                if value.kind == "state" and value.name == entry.name:
+                    plan.shapes.setdefault(entry.name, list(value.shape))
+    return stubborn

@@ -1,0 +1,69 @@
+"""Fused scaled dot-product attention."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from secateur.graph.lanes import Lane, Layout
+from secateur.graph.propagate import Propagation, rule
+from secateur.graph.rules.contraction import FIXED
+from secateur.graph.trace import Node, Ref
+
+
+@rule("aten::_scaled_dot_product_flash_attention_for_cpu",
+      "aten::_scaled_dot_product_flash_attention",
+      "aten::_scaled_dot_product_efficient_attention",
+      "aten::_scaled_dot_product_cudnn_attention",
+      "aten::_scaled_dot_product_fused_attention_overrideable",
+      "aten::_scaled_dot_product_attention_math",
+      "aten::scaled_dot_product_attention")  # fmt: skip
+def attention(p: Propagation, node: Node) -> list[Layout]:
+    """``softmax(q k^T * scale) v`` over ``[batch, heads, length, width]``.
+
+    Query and key widths are contracted. The value's width goes on; it shrinks as much as the
+    query's, because the fused kernels take one width for all three.
+    """
+    q, k, v = node.args[:3]
+    heads = p.shape(q)[1]
+    lanes = [_per_head(p, ref, heads) for ref in (q, k, v)]
+    batch = {0: p.shape(q)[0], 1: heads}
+    for ref in (q, k, v):
+        p.pin(p.layout(ref), [2], "attention runs along it")
+    across = [p.layout(ref)[1] for ref in (q, k, v) if p.shape(ref)[1] == heads]
+    head_lane = p.ledger.unite(across, {}, p.why(FIXED)) if heads > 1 else None
+    p.mixes([(q.index, 3), (k.index, 3)], exact_with_zeros=True)
+    width = p.ledger.unite(lanes[:2], batch, p.why(FIXED))
+    value = lanes[2]
+    if p.shape(q)[3] == p.shape(v)[3]:
+        if width is None or value is None:
+            for lane in (width, value):
+                p.ledger.protect(lane, p.why("query, key and value share one width"))
+        else:
+            _same_count(p, width, value)
+    if width is not None and node.bound.get("scale") is None:
+        p.scales[node.index] = width
+    out: Layout = [p.layout(q)[0], head_lane, None, value]
+    return [out] + [[None] * len(p.shape(index)) for index in node.outputs[1:]]
+
+
+def _per_head(p: Propagation, ref: Ref, heads: int) -> Lane | None:
+    """The width's lane, its rows repeated where several queries share a key and value."""
+    lane = p.layout(ref)[3]
+    own = p.shape(ref)[1]
+    if lane is None or lane.ids is None:
+        return lane
+    if any(row == 2 for row in lane.rows):
+        return p.ledger.aligned(lane)
+    if own != heads and 1 in lane.rows:
+        ids = np.repeat(lane.ids, heads // own, axis=lane.rows.index(1))
+        return Lane(lane.size, ids, lane.rows)
+    return lane
+
+
+def _same_count(p: Propagation, a: Lane, b: Lane) -> None:
+    """Both widths shrink by the same count, whatever indices each loses."""
+    if a is b:
+        return
+    rows = [lane_ids.reshape(-1, lane_ids.shape[-1]) for lane_ids in (p.ledger.ids(a),
+                                                                    p.ledger.ids(b))]  # fmt: skip
+    p.ledger.balance([*rows[0], *rows[1]], p.why("query, key and value share one width"))

@@ -1,0 +1,114 @@
+"""Running a user's model: its example inputs, its outputs, and the mode it is left in."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import InputError
+
+__all__ = ["ExampleInputs", "Inputs", "as_inputs", "evaluating", "named_tensors", "run"]
+
+ExampleInputs: TypeAlias = "Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Inputs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Positional and keyword arguments of one forward pass."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def as_inputs(example_inputs: ExampleInputs) -> Inputs:
+    """Read example inputs: a tensor, a tuple of positional or a dict of keyword inputs.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+
+    Examples
+    --------
+    >>> as_inputs(torch.zeros(1, 3)).args[0].shape
+    torch.Size([1, 3])
+    >>> sorted(as_inputs({"input_ids": torch.zeros(1, 4)}).kwargs)
+    ['input_ids']
+    """
+    if isinstance(example_inputs, Inputs):
+        return example_inputs
+    if isinstance(example_inputs, Tensor):
+        return Inputs((example_inputs,))
+    if isinstance(example_inputs, Mapping):
+        return Inputs((), dict(example_inputs))
+    if isinstance(example_inputs, (tuple, list)):
+        return Inputs(tuple(example_inputs))
+    raise InputError(
+        "example_inputs must be a tensor, a tuple of inputs or a dict of keyword inputs, "
+        f"not {type(example_inputs).__name__}"
+    )
+
+
+def run(model: nn.Module, inputs: Inputs) -> Any:
+    """Call the model; an input that it rejects is one clear error.
+
+    Raises
+    ------
+    InputError
+        When the model's forward pass raises.
+    """
+    try:
+        return model(*inputs.args, **inputs.kwargs)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"the model rejects the example inputs ({type(error).__name__}: {first}); "
+            "pass inputs that model(...) accepts"
+        ) from error
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode without gradients; restore every module's mode afterwards.
+
+    PyTorch's fused transformer fast path is switched off inside: it hides the operations.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module, training in modes:
+            module.training = training
+
+
+def named_tensors(value: Any, name: str = "output") -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor in nested tuples, lists, mappings and dataclasses, with its path.
+
+    Objects of other kinds (a key-value cache, a distribution) are opaque and yield nothing.
+
+    Examples
+    --------
+    >>> [path for path, _ in named_tensors({"a": torch.zeros(1), "b": [torch.zeros(1)]})]
+    ['output.a', 'output.b.0']
+    """
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from named_tensors(item, f"{name}.{key}")
+    elif isinstance(value, (tuple, list)):
+        for index, item in enumerate(value):
+            yield from named_tensors(item, f"{name}.{index}")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from named_tensors(getattr(value, field.name), f"{name}.{field.name}")

@@ -1,0 +1,350 @@
+"""Prune a model: decide, try, cut, verify, or put everything back."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from secateur.allocation import Allocation, as_allocation
+from secateur.criteria import Criterion, as_criterion
+from secateur.decide import Decision, Request, decide
+from secateur.errors import InputError, ParityError, UnknownNameError, suggestion
+from secateur.granularity import GRANULARITIES, Granularity
+from secateur.graph.trace import Trace, named_state, record
+from secateur.inputs import ExampleInputs, Inputs, as_inputs
+from secateur.plan import Plan
+from secateur.profiling import Profile
+from secateur.profiling.recorded import profile_recorded
+from secateur.selection import check_budget
+from secateur.surgery.apply import apply_plan, check_fits
+from secateur.surgery.transaction import Snapshot, transaction
+from secateur.verify import TOLERANCE, difference, in_double, masked_outputs, outputs
+
+__all__ = ["GroupSummary", "Result", "prune", "prune_traced"]
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupSummary:
+    """One coupled group before and after.
+
+    Attributes
+    ----------
+    name : str
+        Its first producer.
+    members : tuple of (str, int)
+        Name and dimension of everything that shrinks with it.
+    before, after : int
+        Units (channels, say) that it had and has.
+    """
+
+    name: str
+    members: tuple[tuple[str, int], ...]
+    before: int
+    after: int
+
+
+@dataclasses.dataclass(eq=False)
+class Result:
+    """What pruning did.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The same object, changed in place.
+    plan : Plan
+    before, after : Profile
+        Measured on the example inputs; ``after`` on the operations that run now.
+    skipped : list of (str, str)
+        What was protected, and why.
+    error : float or None
+        Largest absolute difference between the smaller and the masked model over the example
+        inputs; None when verification was switched off.
+    groups : list of GroupSummary
+    """
+
+    model: nn.Module
+    plan: Plan
+    before: Profile
+    after: Profile
+    skipped: list[tuple[str, str]]
+    error: float | None
+    groups: list[GroupSummary]
+
+    def __repr__(self) -> str:
+        macs = self.after.macs / max(self.before.macs, 1)
+        params = self.after.params / max(self.before.params, 1)
+        error = "not verified" if self.error is None else f"error {self.error:.2g}"
+        return f"Result(macs {macs:.3f}, params {params:.3f} of before, {error})"
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    granularity: str | Granularity = "channel",
+    criterion: str | Criterion | Callable[..., Any] = "magnitude",
+    allocation: str | Allocation = "global",
+    budget: dict[str, float] | None = None,
+    ignore: Sequence[str | nn.Module] = (),
+    round_to: int = 1,
+    min_keep: int = 1,
+    data: Iterable[Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    optimizer: torch.optim.Optimizer | None = None,
+    ema: nn.Module | None = None,
+    form: Literal["python", "graph"] = "python",
+    base: dict[str, int] | None = None,
+) -> Result:
+    """Remove the least important units of a model, physically and exactly.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model, in any mode; changed in place. Its outputs keep their shape.
+    example_inputs : tensor, tuple or dict
+        One batch that the model accepts: a tensor, positional or keyword inputs.
+    granularity : str, default "channel"
+        ``"channel"``: every coupled dimension; ``"filter"``: outputs of convolutions;
+        ``"neuron"``: outputs of linear layers.
+    criterion : str, Criterion or callable, default "magnitude"
+        How units are scored; lowest go first. A callable takes ``[n, rest]`` and returns ``[n]``.
+    allocation : str or Allocation, default "global"
+        How the budget is spread over groups.
+    budget : dict, default {"macs": 0.5}
+        At most this fraction of the dense ``macs``, ``params`` or ``bytes`` remains.
+    ignore : sequence of str or Module
+        Modules (names, fnmatch patterns or objects) whose outputs stay whole.
+    round_to : int, default 1
+        Sizes of pruned dimensions are multiples of it.
+    min_keep : int, default 1
+        Units that every group keeps at least.
+    data, loss
+        Batches and loss for criteria that need gradients.
+    evaluate : callable, optional
+        For allocations that search; unused by those that do not.
+    seed : int, default 0
+    verify : bool, default True
+        Check that the smaller model equals the masked one; restore and raise if not.
+    optimizer : torch.optim.Optimizer, optional
+        Its state follows the surgery.
+    ema : torch.nn.Module, optional
+        An averaged copy of the model; cut alike.
+    form : {"python", "graph"}, default "python"
+        ``"graph"`` prunes the exported graph of a model whose Python code cannot follow, and
+        returns a GraphModule as ``result.model``; the model itself is not changed.
+    base : dict, optional
+        Costs that the budget's fractions refer to, default the model's own: pruning in steps
+        counts from the model as it was first.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    InputError
+        The model rejects the inputs, holds NaN, or lies on several devices.
+    NothingToPruneError
+        No dimension can be pruned under these settings.
+    BudgetError
+        The budget is malformed or cannot be met; the message says how close it gets.
+    ParityError
+        The smaller model differs from the masked one; the model was restored bit for bit.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    >>> result = prune(net, torch.randn(2, 8), budget={"macs": 0.5})
+    >>> net[0].out_features, result.after.macs <= 0.5 * result.before.macs
+    (16, True)
+    """
+    if form not in ("python", "graph"):
+        raise InputError(f"form must be 'python' or 'graph', not {form!r}")
+    inputs = as_inputs(example_inputs)
+    request = _request(
+        model, granularity, criterion, allocation, budget or {"macs": 0.5}, ignore, round_to,
+        min_keep, data, loss, seed,
+    )  # fmt: skip
+    request.base = base
+    _check_model(model)
+    if form == "graph":
+        from secateur.surgery.graph_form import as_graph_module
+
+        model = as_graph_module(model, inputs)
+        request.ignore = {}
+    return prune_traced(model, inputs, request, verify=verify, optimizer=optimizer, ema=ema)
+
+
+def prune_traced(
+    model: nn.Module,
+    inputs: Inputs,
+    request: Request,
+    *,
+    verify: bool,
+    optimizer: torch.optim.Optimizer | None = None,
+    ema: nn.Module | None = None,
+) -> Result:
+    """Prune on a resolved request; see :func:`prune`."""
+    recorded = record(model, inputs)
+    before = profile_recorded(model, recorded)
+    decision = decide(model, inputs, recorded, request)
+    plan, graph = decision.plan, decision.graph
+    if ema is not None:
+        check_fits(plan, ema)
+    error = None
+    with transaction(model) as snapshot:
+        if verify:
+            error = _verified(model, inputs, decision, snapshot, optimizer, ema)
+        else:
+            apply_plan(plan, model, optimizer, ema)
+    after = profile_recorded(model, _after_trace(decision, model, inputs))
+    groups = [
+        GroupSummary(
+            group.name,
+            tuple((member.name, member.dim) for member in group.members),
+            size,
+            size - gone,
+        )
+        for group, (gone, size) in zip(graph.groups, decision.selection.counts, strict=True)
+    ]
+    return Result(model, plan, before, after, _skipped(decision), error, groups)
+
+
+def _after_trace(decision: Decision, model: nn.Module, inputs: Inputs) -> Trace:
+    """What runs now: the trial run's record, for it ran on these very shapes."""
+    recorded = decision.attempt.trace
+    return recorded if recorded is not None else record(model, inputs)
+
+
+def _verified(
+    model: nn.Module,
+    inputs: Inputs,
+    decision: Decision,
+    snapshot: Snapshot,
+    optimizer: torch.optim.Optimizer | None,
+    ema: nn.Module | None,
+) -> float:
+    plan, graph, removed = decision.plan, decision.graph, decision.selection.removed
+    masked = masked_outputs(model, inputs, graph, plan, removed)
+    apply_plan(plan, model)
+    error, relative = difference(outputs(model, inputs), masked)
+    dtypes = [tensor.dtype for tensor in masked.values() if tensor.is_floating_point()]
+    tolerance = max((TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
+    snapshot.restore()
+    if not relative <= tolerance and math.isfinite(relative):
+        # Rounding, or a wrong index? Double precision tells them apart.
+        with in_double(model, inputs) as precise:
+            masked = masked_outputs(model, precise, graph, plan, removed)
+        apply_plan(plan, model)
+        with in_double(model, inputs) as precise:
+            _, relative = difference(outputs(model, precise), masked)
+        snapshot.restore()
+        tolerance = 1e-6
+    if not relative <= tolerance:
+        raise ParityError(
+            f"the smaller model differs from the masked one by {relative:.3g} of the largest "
+            f"output (tolerance {tolerance:g}); the model was restored"
+        )
+    apply_plan(plan, model, optimizer, ema)
+    return error
+
+
+def _skipped(decision: Decision) -> list[tuple[str, str]]:
+    listed = dict(decision.graph.protected)
+    judged = decision.scores.judged
+    for group in decision.graph.groups:
+        if not judged[group.classes].any():
+            listed.setdefault(group.name, decision.scores.reason)
+    return list(listed.items())
+
+
+def _request(
+    model: nn.Module,
+    granularity: str | Granularity,
+    criterion: Any,
+    allocation: str | Allocation,
+    budget: dict[str, float],
+    ignore: Sequence[str | nn.Module],
+    round_to: int,
+    min_keep: int,
+    data: Iterable[Any] | None,
+    loss: Callable[..., Any] | None,
+    seed: int,
+) -> Request:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    for name, value in (("round_to", round_to), ("min_keep", min_keep)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
+    row = GRANULARITIES[granularity] if isinstance(granularity, str) else granularity
+    scorer, allocator = as_criterion(criterion), as_allocation(allocation)
+    checked = check_budget(budget)
+    ignored = _ignored(model, ignore)
+    settings = {
+        "granularity": row.name,
+        "criterion": scorer.spec,
+        "allocation": allocator.spec,
+        "budget": checked,
+        "ignore": sorted({name.rpartition(".")[0] for name in ignored}),
+        "round_to": round_to,
+        "min_keep": min_keep,
+        "seed": seed,
+    }
+    return Request(
+        row, scorer, allocator, checked, ignored, round_to, min_keep, data, loss, seed, settings
+    )
+
+
+def _ignored(model: nn.Module, ignore: Sequence[str | nn.Module]) -> dict[str, str]:
+    """Names of the tensors of ignored modules, each with its reason."""
+    if isinstance(ignore, (str, nn.Module)):
+        ignore = [ignore]
+    modules = dict(model.named_modules())
+    paths = {id(module): path for path, module in modules.items()}
+    names = {id(tensor): name for name, tensor in named_state(model).items()}
+    chosen: dict[str, str] = {}
+    for entry in ignore:
+        if isinstance(entry, nn.Module):
+            if id(entry) not in paths:
+                raise UnknownNameError(
+                    f"ignore names a {type(entry).__name__} that is not part of the model"
+                )
+            matched = [paths[id(entry)]]
+        else:
+            matched = [path for path in modules if path and fnmatch.fnmatch(path, entry)]
+            if not matched:
+                raise UnknownNameError(
+                    f"ignore={entry!r} matches no module{suggestion(entry, filter(None, modules))}"
+                )
+        for path in matched:
+            for tensor in (*modules[path].parameters(), *modules[path].buffers()):
+                chosen[names[id(tensor)]] = f"ignored by ignore={path!r}"
+    return chosen
+
+
+def _check_model(model: nn.Module) -> None:
+    devices = {tensor.device for tensor in model.parameters()}
+    if len(devices) > 1:
+        listed = ", ".join(sorted(map(str, devices)))
+        raise InputError(
+            f"the model's parameters lie on several devices ({listed}); move it to one first"
+        )
+    for name, tensor in model.named_parameters():
+        if nn.parameter.is_lazy(tensor):
+            raise InputError(
+                f"parameter {name!r} is not initialised yet; run the model once on real inputs"
+            )
+        if not tensor.is_floating_point() or tensor.is_meta:
+            continue
+        total = tensor.detach().sum(dtype=torch.float32)
+        if not torch.isfinite(total) and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{name!r} contains NaN or infinity; repair the model first")

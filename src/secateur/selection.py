@@ -1,0 +1,203 @@
+"""From scores and a budget to the classes that go: the shortest sufficient start of an order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from secateur.allocation import Allocation, GroupScores
+from secateur.costs import CostModel
+from secateur.criteria import Scores
+from secateur.errors import BudgetError, NothingToPruneError
+from secateur.graph.coupling import Group
+from secateur.graph.graph import Graph
+
+__all__ = ["Selection", "check_budget", "select"]
+
+STRUCTURED = ("macs", "params", "bytes")
+
+
+@dataclasses.dataclass
+class Selection:
+    """What was chosen.
+
+    Attributes
+    ----------
+    removed : ndarray of bool, shape [classes]
+    counts : list of (int, int)
+        Per group, how many of its units go, and how many there are.
+    """
+
+    removed: np.ndarray
+    counts: list[tuple[int, int]]
+
+
+def check_budget(budget: object) -> dict[str, float]:
+    """A budget as given, checked.
+
+    Raises
+    ------
+    BudgetError
+        For anything but known measures with fractions in (0, 1].
+
+    Examples
+    --------
+    >>> check_budget({"macs": 0.5})
+    {'macs': 0.5}
+    """
+    from secateur.errors import suggestion
+
+    if not isinstance(budget, dict) or not budget:
+        raise BudgetError('budget must be a dict such as {"macs": 0.5}')
+    for key, value in budget.items():
+        if key == "sparsity":
+            raise BudgetError(
+                "a budget of sparsity is for sparse granularities; structured ones take "
+                "macs, params or bytes"
+            )
+        if key not in STRUCTURED:
+            raise BudgetError(f"unknown budget {key!r}{suggestion(str(key), STRUCTURED)}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise BudgetError(
+                f"budget {key}={value!r} must lie in (0, 1]: it is the fraction of the dense "
+                "model that remains"
+            )
+    return {str(key): float(value) for key, value in budget.items()}
+
+
+def select(
+    graph: Graph,
+    costs: CostModel,
+    scores: Scores,
+    allocation: Allocation,
+    budget: dict[str, float],
+    *,
+    base: dict[str, int],
+    min_keep: int = 1,
+    round_to: int = 1,
+    comparable: bool = False,
+) -> Selection:
+    """Remove units in the allocation's order until every part of the budget is met.
+
+    Parameters
+    ----------
+    base : dict
+        Cost of the dense model that the fractions refer to.
+    min_keep : int, default 1
+        Units that every group keeps at least.
+    round_to : int, default 1
+        Sizes of pruned dimensions are multiples of it; what is already a multiple stays so.
+    comparable : bool
+        Whether raw scores of different groups share one unit of measure.
+
+    Raises
+    ------
+    NothingToPruneError
+        When no group has a unit to spare.
+    BudgetError
+        When removing all that may go is not enough; says how close it gets.
+    """
+    groups = graph.groups
+    units = [group.units(scores.values) for group in groups]
+    limits = [_allowed(graph, group, min_keep, round_to) for group in groups]
+    listed = []
+    for group, rows, allowed in zip(groups, units, limits, strict=True):
+        judged = scores.judged[rows].all(axis=1) & (allowed[-1] > 0)
+        listed.append(
+            GroupScores(
+                group.name,
+                scores.values[rows].mean(axis=1),
+                np.full(len(rows), rows.shape[1], dtype=np.float64),
+                judged,
+                comparable,
+            )
+        )
+    order = allocation.order(listed)
+    if not order:
+        raise NothingToPruneError(_nothing(graph, scores, min_keep, round_to))
+    owner = np.array([group for group, _ in order])
+    which = [np.array([unit for g, unit in order if g == at], dtype=np.int64)
+             for at in range(len(groups))]  # fmt: skip
+    targets = {key: fraction * base[key] for key, fraction in budget.items()}
+
+    def counts_at(prefix: int) -> list[int]:
+        asked = np.bincount(owner[:prefix], minlength=len(groups))
+        return [
+            int(allowed[np.searchsorted(allowed, count, side="right") - 1])
+            for allowed, count in zip(limits, asked.tolist(), strict=True)
+        ]
+
+    def removed_at(prefix: int) -> np.ndarray:
+        gone = np.zeros(graph.n_classes, dtype=bool)
+        for rows, chosen, count in zip(units, which, counts_at(prefix), strict=True):
+            gone[rows[chosen[:count]].ravel()] = True
+        return gone
+
+    def met(prefix: int) -> bool:
+        cost = costs(removed_at(prefix))
+        return all(cost[key] <= target + 1e-9 for key, target in targets.items())
+
+    if not met(len(order)):
+        raise BudgetError(
+            _too_tight(graph, costs(removed_at(len(order))), base, budget, min_keep, round_to)
+        )
+    prefix = _first(met, len(order))
+    counts = counts_at(prefix)
+    sizes = [(count, group.size) for count, group in zip(counts, groups, strict=True)]
+    return Selection(removed_at(prefix), sizes)
+
+
+def _first(met: Callable[[int], bool], last: int) -> int:
+    low, high = 0, last
+    while low < high:
+        middle = (low + high) // 2
+        if met(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _allowed(graph: Graph, group: Group, min_keep: int, round_to: int) -> np.ndarray:
+    """Numbers of units that may go, ascending: enough stay, and sizes stay multiples."""
+    most = max(group.size - min_keep, 0)
+    counts = np.arange(most + 1)
+    if round_to > 1 and group.members:
+        member = min(group.members, key=lambda m: ("producer", "consumer", "other").index(m.role))
+        per_class = np.isin(member.classes, group.classes).sum() / len(group.classes)
+        per_unit = per_class * sum(cell.take for cell in group.cells)
+        left = len(member.classes) - counts * per_unit
+        fine = (left % round_to == 0) | (counts == 0)
+        counts = counts[fine]
+    return counts
+
+
+def _nothing(graph: Graph, scores: Scores, min_keep: int, round_to: int) -> str:
+    if not graph.groups:
+        why = "; ".join(f"{name}: {reason}" for name, reason in graph.protected[:3])
+        return f"no dimension of the model can be pruned ({why or 'it has no weights to remove'})"
+    if not scores.judged.any():
+        return f"the criterion can judge no unit: {scores.reason}"
+    return (
+        f"every group keeps all of its units under min_keep={min_keep}, round_to={round_to}; "
+        "lower them"
+    )
+
+
+def _too_tight(
+    graph: Graph,
+    least: dict[str, int],
+    base: dict[str, int],
+    budget: dict[str, float],
+    min_keep: int,
+    round_to: int,
+) -> str:
+    reached = ", ".join(f"{key}={least[key] / max(base[key], 1):.3f}" for key in budget)
+    asked = ", ".join(f"{key}={value:g}" for key, value in budget.items())
+    blockers = "; ".join(f"{name} ({reason})" for name, reason in graph.protected[:5])
+    return (
+        f"the budget {asked} cannot be met: removing all that may go reaches {reached} "
+        f"(min_keep={min_keep}, round_to={round_to}); protected: {blockers or 'nothing'}"
+    )

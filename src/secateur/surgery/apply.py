@@ -1,0 +1,169 @@
+"""Carry out a plan: cut parameters, buffers, gradients and optimizer state; set sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import PlanError, suggestion
+from secateur.graph.trace import named_state
+from secateur.plan import Plan, remember
+from secateur.surgery.transaction import swap_data, transaction
+
+__all__ = ["apply_plan", "check_fits", "cut", "kept"]
+
+
+def kept(size: int, removed: Iterable[int], device: torch.device | None = None) -> Tensor:
+    """The indices that stay, ascending.
+
+    Examples
+    --------
+    >>> kept(5, [1, 3])
+    tensor([0, 2, 4])
+    """
+    mask = torch.ones(size, dtype=torch.bool)
+    mask[torch.as_tensor(list(removed), dtype=torch.long)] = False
+    return mask.nonzero()[:, 0].to(device)
+
+
+def cut(tensor: Tensor, removed: dict[int, list[int]]) -> Tensor:
+    """A copy of a tensor without the removed indices, in the same memory format."""
+    result = tensor
+    # The dimension that loses most goes first: later copies are then small.
+    for dim in sorted(removed, key=lambda d: -len(removed[d]) / tensor.shape[d]):
+        result = result.index_select(dim, kept(tensor.shape[dim], removed[dim], tensor.device))
+    if tensor.dim() == 4 and not tensor.is_contiguous():
+        if tensor.is_contiguous(memory_format=torch.channels_last):
+            result = result.contiguous(memory_format=torch.channels_last)
+    return result
+
+
+def check_fits(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
+    """The model's tensors by name, when the plan is for this model.
+
+    Raises
+    ------
+    PlanError
+        Naming the first tensor that is missing or has another shape.
+    """
+    state = dict(named_state(model))
+    for key, tensor in (*model.named_parameters(remove_duplicate=False),
+                        *model.named_buffers(remove_duplicate=False)):  # fmt: skip
+        state.setdefault(key, tensor)
+    modules = dict(model.named_modules())
+    for name, shape in plan.shapes.items():
+        if name not in state:
+            raise PlanError(
+                f"the plan is for another model: this one has no {name!r}{suggestion(name, state)}"
+            )
+        if list(state[name].shape) != shape:
+            raise PlanError(
+                f"the plan is for another model: {name!r} is {list(state[name].shape)} here "
+                f"and {shape} in the plan"
+            )
+    for name, dims in plan.removed.items():
+        for dim, indices in dims.items():
+            if name not in state or not 0 <= dim < state[name].dim():
+                raise PlanError(f"the plan removes from {name!r} dim {dim}, which does not exist")
+            size = state[name].shape[dim]
+            if indices != sorted(set(indices)) or (indices and not 0 <= indices[0]) or (
+                indices and indices[-1] >= size
+            ):
+                raise PlanError(f"the plan's indices for {name!r} dim {dim} are not in 0..{size}")
+            if len(indices) >= size:
+                raise PlanError(f"the plan removes all of {name!r} dim {dim}")
+    for path in plan.attributes:
+        if path not in modules:
+            raise PlanError(f"the plan is for another model: this one has no module {path!r}")
+    return state
+
+
+def apply_plan(
+    plan: Plan,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    ema: nn.Module | None = None,
+) -> None:
+    """See :meth:`secateur.plan.Plan.apply`."""
+    state = check_fits(plan, model)
+    if ema is not None:
+        check_fits(plan, ema)
+    with transaction(model):
+        _operate(plan, model, state)
+        if ema is not None:
+            with transaction(ema):
+                _operate(plan, ema, check_fits(plan, ema))
+        if optimizer is not None:
+            _follow(plan, state, optimizer)
+
+
+def _operate(plan: Plan, model: nn.Module, state: dict[str, Tensor]) -> None:
+    factors: dict[str, list[tuple[int, list[int] | None, float]]] = {}
+    for entry in plan.rescaled:
+        factors.setdefault(entry.name, []).append((entry.dim, entry.indices, entry.factor))
+    with torch.no_grad():
+        for name in dict.fromkeys([*plan.removed, *plan.renumbered, *factors, *plan.masks]):
+            tensor = state[name]
+            data = tensor.data
+            if name in plan.renumbered:
+                data = renumber(data, plan.renumbered[name])
+            for dim, indices, factor in factors.get(name, ()):
+                data = rescale(data, dim, indices, factor)
+            if name in plan.masks:
+                data = data * plan.masks[name].to(data.device)
+            dims = plan.removed.get(name, {})
+            gradient = tensor.grad if tensor.is_leaf else None
+            if gradient is not None:
+                tensor.grad = None
+            swap_data(tensor, cut(data, dims) if dims else data)
+            if gradient is not None:
+                tensor.grad = cut(gradient, dims) if dims else gradient
+    modules = dict(model.named_modules())
+    for path, values in plan.attributes.items():
+        for key, value in values.items():
+            setattr(modules[path], key, value)
+    for module in modules.values():
+        if isinstance(module, nn.RNNBase) and plan.removed:
+            module.flatten_parameters()
+    remember(model, plan)
+
+
+def renumber(values: Tensor, removed: list[int]) -> Tensor:
+    """Index values after the removal of some of the positions that they point at.
+
+    Examples
+    --------
+    >>> renumber(torch.tensor([3, 0, 2]), [1])
+    tensor([2, 0, 1])
+    """
+    gone = torch.as_tensor(removed, dtype=values.dtype, device=values.device)
+    return values - torch.searchsorted(gone, values.contiguous()).to(values.dtype)
+
+
+def rescale(data: Tensor, dim: int, indices: list[int] | None, factor: float) -> Tensor:
+    """A copy with some indices along a dimension multiplied by a factor."""
+    scale = torch.ones(data.shape[dim] if data.dim() else 1, dtype=torch.float64)
+    if indices is None:
+        scale[:] = factor
+    else:
+        scale[torch.as_tensor(indices, dtype=torch.long)] = factor
+    shape = [1] * data.dim()
+    if data.dim():
+        shape[dim] = -1
+    scaled = data.double() * scale.reshape(shape).to(data.device)
+    return scaled.to(data.dtype)
+
+
+def _follow(plan: Plan, state: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """Cut every tensor of the optimizer's state that has the shape its parameter had."""
+    for name, dims in plan.removed.items():
+        parameter = state[name]
+        entry = optimizer.state.get(parameter)
+        if not entry:
+            continue
+        dense = plan.shapes[name]
+        for key, value in entry.items():
+            if isinstance(value, Tensor) and list(value.shape) == dense and value.dim():
+                entry[key] = cut(value, dims)

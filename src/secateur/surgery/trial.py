@@ -1,0 +1,363 @@
+"""A trial run of the pruned model, before anything real is touched.
+
+The model runs with weights that have their new shapes and no memory. Every operation is
+compared with the recorded forward pass: does it run, and does its result have the size that the
+graph predicts? Where a module's own attribute holds an old size, the attribute follows and the
+module is run again. What no attribute explains becomes a constraint, and the plan is made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.graph.graph import Graph
+from secateur.graph.trace import Node, Recorder, Ref, Trace, named_state
+from secateur.inputs import Inputs, evaluating
+from secateur.surgery.expected import ExpectedSizes
+from secateur.surgery.transaction import Snapshot
+
+__all__ = ["Attempt", "Obstacle", "ScaleChange", "attempt"]
+
+# Operations that appear or vanish with strides and sizes of one, and carry sizes unchanged.
+INCIDENTAL = frozenset(
+    f"aten::{name}"
+    for name in "clone alias detach lift_fresh _to_copy empty as_strided contiguous".split()
+)
+SAME = {"aten::_unsafe_view": "aten::view", "aten::_reshape_alias": "aten::view"}
+SCALING = {"aten::mul": -1, "aten::div": 1}
+
+
+@dataclasses.dataclass
+class Obstacle:
+    """The first operation that the pruned model cannot do, or does with a wrong size.
+
+    Attributes
+    ----------
+    node : Node
+        The recorded operation at that place.
+    module : str
+        Path of the module whose code calls it.
+    holder : tuple of int or None
+        (value, dim) that already decided the size which two places of the code disagree about.
+    """
+
+    node: Node
+    module: str
+    message: str
+    holder: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass
+class ScaleChange:
+    """A number that the code computed from a size; the operand must be multiplied by a factor."""
+
+    node: Node
+    operand: int
+    factor: float
+
+
+@dataclasses.dataclass
+class Attempt:
+    """What a trial run found.
+
+    Attributes
+    ----------
+    obstacle : Obstacle or None
+        None when the whole model ran.
+    attributes : dict
+        Module path -> attribute -> new value that it took.
+    scales : list of ScaleChange
+    followed : bool
+        Whether every operation was compared; False where the code took another way.
+    """
+
+    obstacle: Obstacle | None
+    attributes: dict[str, dict[str, Any]]
+    scales: list[ScaleChange]
+    followed: bool
+    trace: Trace | None = None
+
+
+class _Stop(Exception):
+    """Raised inside the model's code at an operation that does not fit."""
+
+    def __init__(self, position: int, message: str) -> None:
+        super().__init__(message)
+        self.position = position
+        self.message = message
+
+
+class _Runner(Recorder):
+    """Compares what runs with the recorded operations, one by one."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs, sizes: ExpectedSizes) -> None:
+        super().__init__(model, inputs)
+        self.sizes = sizes
+        self.dense = [n for n in sizes.graph.trace.nodes if n.op not in INCIDENTAL]
+        self.position = 0
+        self.followed = True
+        self.scales: dict[int, list[ScaleChange]] = {}
+
+    def execute(self, node: Node, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if node.op in INCIDENTAL or not self.followed:
+            return func(*args, **kwargs)
+        at = self.position
+        if at >= len(self.dense) or SAME.get(self.dense[at].op, self.dense[at].op) != SAME.get(
+            node.op, node.op
+        ):
+            self.followed = False
+            return func(*args, **kwargs)
+        dense = self.dense[at]
+        try:
+            result = func(*args, **kwargs)
+        except Exception as error:
+            raise _Stop(at, str(error).partition("\n")[0]) from error
+        flat = result if isinstance(result, (tuple, list)) else (result,)
+        found = [tuple(t.shape) for t in flat if isinstance(t, Tensor)]
+        wanted = [self.sizes.shape(index) for index in dense.outputs]
+        if found != wanted:
+            raise _Stop(at, f"{node.op} returns {found} where {wanted} is due")
+        self._compare_scales(at, dense, node)
+        self.position += 1
+        return result
+
+    def _compare_scales(self, at: int, dense: Node, node: Node) -> None:
+        changes = self.scales[at] = []
+        lane = self.sizes.graph.propagation.scales.get(dense.index)
+        if lane is not None:
+            before = self.sizes.graph.trace.values[dense.inputs[0]].shape[-1]
+            after = self.sizes.shape(dense.inputs[0])[-1]
+            if before != after:
+                changes.append(ScaleChange(dense, dense.inputs[0], (after / before) ** 0.5))
+        old, new = dense.kwargs.get("scale"), node.kwargs.get("scale")
+        if isinstance(old, float) and isinstance(new, float) and old != new:
+            changes.append(ScaleChange(dense, dense.inputs[0], old / new))
+        for a, b in zip(dense.args, node.args, strict=False):
+            numbers = isinstance(a, (int, float)) and isinstance(b, (int, float))
+            if numbers and a != b and dense.op in SCALING and dense.inputs:
+                power = SCALING[dense.op]
+                changes.append(ScaleChange(dense, dense.inputs[0], float(b / a) ** power))
+
+
+def attempt(
+    model: nn.Module,
+    inputs: Inputs,
+    graph: Graph,
+    sizes: ExpectedSizes,
+    shapes: dict[str, tuple[int, ...]],
+    attributes: dict[str, dict[str, Any]],
+    values: dict[str, Tensor],
+) -> Attempt:
+    """Run the model as it will be, on weights without memory; everything is put back.
+
+    Parameters
+    ----------
+    shapes : dict
+        New shape of every tensor that is cut.
+    attributes : dict
+        Sizes that are known to follow.
+    values : dict
+        New contents of index buffers.
+    """
+    snapshot = Snapshot(model)
+    try:
+        _hollow(model, shapes, values)
+        modules = dict(model.named_modules())
+        for path, held in attributes.items():
+            for key, value in held.items():
+                setattr(modules[path], key, value)
+        runner = _Runner(model, inputs, sizes)
+        follower = _Follower(runner, modules)
+        with evaluating(model), follower.watching(), runner.watching():
+            try:
+                model(*inputs.args, **inputs.kwargs)
+            except _Stop as stop:
+                return follower.result(stop)
+            except Exception as error:
+                if not runner.followed:
+                    raise
+                return follower.result(_Stop(runner.position, str(error).partition("\n")[0]))
+        return follower.result(None)
+    finally:
+        snapshot.restore()
+
+
+def _hollow(
+    model: nn.Module, shapes: dict[str, tuple[int, ...]], values: dict[str, Tensor]
+) -> None:
+    """Give every tensor that is cut its new shape; one element stands for all."""
+    for name, tensor in named_state(model).items():
+        if name in values:
+            tensor.data = values[name]
+        elif name in shapes:
+            if tensor.is_leaf:
+                tensor.grad = None
+            tensor.data = tensor.data.new_ones(1).expand(shapes[name])
+
+
+@dataclasses.dataclass
+class _Held:
+    """An attribute that followed a size, and where that size was first needed."""
+
+    dense: Any
+    value: Any
+    where: tuple[int, int] | None
+
+
+class _Follower:
+    """Runs a module again after one of its attributes took the size that was missing."""
+
+    def __init__(self, runner: _Runner, modules: dict[str, nn.Module]) -> None:
+        self.runner = runner
+        self.modules = modules
+        self.held: dict[tuple[str, str], _Held] = {}
+        self.conflict: tuple[int, int] | None = None
+        self.where = ""
+
+    def result(self, stop: _Stop | None) -> Attempt:
+        runner = self.runner
+        obstacle = None
+        if stop is not None:
+            at = min(stop.position, len(runner.dense) - 1)
+            obstacle = Obstacle(runner.dense[at], self.where, stop.message, self.conflict)
+        attributes: dict[str, dict[str, Any]] = {}
+        for (path, key), held in self.held.items():
+            attributes.setdefault(path, {})[key] = held.value
+        scales = [change for at in sorted(runner.scales) for change in runner.scales[at]]
+        trace = Trace(runner.values, runner.nodes, [], runner.module_inputs)
+        return Attempt(obstacle, attributes, scales, runner.followed, trace)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        wrapped = []
+        for path, module in self.modules.items():
+            if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+                continue
+            own = module.__dict__.get("forward")
+            call = functools.partial(self.call, path, module, module.forward)
+            module.__dict__["forward"] = call
+            wrapped.append((module, own))
+        try:
+            yield
+        finally:
+            for module, own in wrapped:
+                if own is None:
+                    module.__dict__.pop("forward", None)
+                else:
+                    module.__dict__["forward"] = own
+
+    def call(
+        self, path: str, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        start, recorded = self.runner.position, len(self.runner.nodes)
+
+        def again() -> Any:
+            self.runner.position = start
+            del self.runner.nodes[recorded:]
+            try:
+                return forward(*args, **kwargs), None
+            except _Stop as stop:
+                return None, stop
+            except Exception as error:
+                if not self.runner.followed:
+                    raise
+                return None, _Stop(self.runner.position, str(error).partition("\n")[0])
+
+        output, stop = again()
+        while stop is not None:
+            advanced = self._advance(path, module, stop, again)
+            if advanced is None:
+                self.where = self.where or path
+                raise stop
+            output, stop = advanced
+        return output
+
+    def _advance(
+        self, path: str, module: nn.Module, stop: _Stop, again: Callable[[], Any]
+    ) -> tuple[Any, _Stop | None] | None:
+        """Let one attribute take a missing size so that the module gets further."""
+        runner = self.runner
+        if stop.position >= len(runner.dense):
+            return None
+        node = runner.dense[stop.position]
+        for old, new, where in self._changes(node):
+            for key, current in list(module.__dict__.items()):
+                held = self.held.get((path, key))
+                dense = held.dense if held else current
+                wanted = replaced(dense, old, new)
+                if key.startswith("_") or wanted is None or wanted == current:
+                    continue
+                if held is not None:
+                    self.conflict = self.conflict or held.where
+                setattr(module, key, wanted)
+                output, further = again()
+                if further is None or further.position > stop.position:
+                    self.held[path, key] = _Held(dense, wanted, where)
+                    self.conflict = None
+                    return output, further
+                setattr(module, key, current)
+        return None
+
+    def _changes(self, node: Node) -> list[tuple[int, int, tuple[int, int] | None]]:
+        """Old and new sizes that meet at an operation, those of its results first."""
+        sizes, values = self.runner.sizes, self.runner.sizes.graph.trace.values
+        found: list[tuple[int, int, tuple[int, int] | None]] = []
+        for index in (*node.outputs, *node.inputs):
+            for dim, (old, new) in enumerate(
+                zip(values[index].shape, sizes.shape(index), strict=True)
+            ):
+                if old != new and (old, new) not in [(a, b) for a, b, _ in found]:
+                    found.append((old, new, (index, dim)))
+        found.extend((old, new, None) for old, new in self._bounds(node))
+        return found
+
+    def _bounds(self, node: Node) -> list[tuple[int, int]]:
+        """Where the ends of a slice move to."""
+        if node.op != "aten::slice":
+            return []
+        sizes = self.runner.sizes
+        source = node.inputs[0]
+        dim = node.bound["dim"] % len(sizes.shape(source))
+        lane = sizes.graph.propagation.layout(source)[dim]
+        if lane is None or lane.ids is None or lane.rows:
+            return []
+        gone = sizes.removed[sizes.graph.coupling.labels[lane.ids]]
+        ends = []
+        for bound in (node.bound["start"], node.bound["end"]):
+            if isinstance(bound, int) and 0 < bound < lane.size:
+                ends.append((bound, bound - int(gone[:bound].sum())))
+        return [(old, new) for old, new in ends if old != new]
+
+
+def replaced(value: Any, old: int, new: int) -> Any:
+    """An attribute's value with an old size changed to a new one; None where it holds none.
+
+    Examples
+    --------
+    >>> replaced(64, 64, 40), replaced((8, 64), 64, 40), replaced(3, 64, 40)
+    (40, (8, 40), None)
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return new if value == old else None
+    if isinstance(value, (list, tuple)) and value:
+        plain = all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+        if plain and old in value:
+            items = [new if item == old else item for item in value]
+            return items if isinstance(value, list) else tuple(items)
+    return None
+
+
+def operands(node: Node) -> list[Ref]:
+    """The tensors among an operation's positional arguments."""
+    return [argument for argument in node.args if isinstance(argument, Ref)]
+
+
+__all__ += ["operands", "replaced"]

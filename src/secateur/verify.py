@@ -1,0 +1,219 @@
+"""Surgery parity: the smaller model against the dense one with the same indices masked.
+
+The masked reference is the dense model with every removed entry of its parameters at zero. Where
+an operation mixes the indices of a pruned dimension and a zero is not nothing to it (a layer
+norm's statistics, a softmax, a mean over channels), the reference leaves the removed indices out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.graph.graph import Graph
+from secateur.graph.lanes import Lane
+from secateur.graph.propagate import Reduction
+from secateur.graph.trace import Node, Ref, named_state
+from secateur.inputs import Inputs, evaluating, named_tensors, run
+from secateur.plan import Plan
+
+__all__ = ["TOLERANCE", "Outputs", "difference", "in_double", "masked_outputs", "outputs"]
+
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 5e-2}
+
+Outputs = dict[str, Tensor]
+
+
+def outputs(model: nn.Module, inputs: Inputs) -> Outputs:
+    """Every tensor that the model returns in eval mode."""
+    with evaluating(model):
+        return {name: tensor.clone() for name, tensor in named_tensors(run(model, inputs))}
+
+
+def masked_outputs(
+    model: nn.Module, inputs: Inputs, graph: Graph, plan: Plan, removed: np.ndarray
+) -> Outputs:
+    """What the dense model returns with the removed indices masked; the model is put back."""
+    state = named_state(model)
+    saved = {}
+    try:
+        for name, dims in plan.removed.items():
+            if name not in graph.parameters:
+                continue
+            tensor = state[name]
+            saved[name] = tensor.data
+            masked = tensor.data.clone()
+            for dim, indices in dims.items():
+                masked.index_fill_(dim, torch.tensor(indices, device=masked.device), 0)
+            tensor.data = masked
+        with evaluating(model):
+            with _LeaveOut(graph, removed):
+                result = run(model, inputs)
+            return {name: tensor.clone() for name, tensor in named_tensors(result)}
+    finally:
+        for name, data in saved.items():
+            state[name].data = data
+
+
+class _LeaveOut(TorchDispatchMode):
+    """Leaves removed indices out of every operation that mixes them."""
+
+    def __init__(self, graph: Graph, removed: np.ndarray) -> None:
+        super().__init__()
+        self.graph = graph
+        self.kept = ~removed
+        self.position = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        at = self.position
+        self.position += 1
+        reduction = self.graph.propagation.reductions.get(at)
+        if reduction is None:
+            return func(*args, **kwargs)
+        node = self.graph.trace.nodes[at]
+        stays = [self._stays(lane) for _, _, lane in reduction.lanes]
+        if all(bool(stay.all()) for stay in stays):
+            return func(*args, **kwargs)
+        if reduction.exact_with_zeros:
+            return func(*self._zeroed(node, args, reduction, stays), **kwargs)
+        return self._left_out(node, func, args, kwargs, reduction, stays)
+
+    def _stays(self, lane: Lane) -> np.ndarray:
+        return self.kept[self.graph.classes_of(lane)]
+
+    def _zeroed(
+        self, node: Node, args: tuple[Any, ...], reduction: Reduction, stays: list[np.ndarray]
+    ) -> list[Any]:
+        result = list(args)
+        for (index, dim, lane), stay in zip(reduction.lanes, stays, strict=True):
+            for position, argument in enumerate(node.args):
+                if isinstance(argument, Ref) and argument.index == index:
+                    tensor = result[position]
+                    mask = _as_mask(stay, lane, dim, tensor)
+                    result[position] = torch.where(mask, tensor, torch.zeros_like(tensor))
+        return result
+
+    def _left_out(
+        self,
+        node: Node,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        reduction: Reduction,
+        stays: list[np.ndarray],
+    ) -> Any:
+        """Run on the kept indices only, and put the results back in their places."""
+        chosen = {
+            self.graph.classes_of(lane).tobytes(): np.flatnonzero(stay)
+            for (_, _, lane), stay in zip(reduction.lanes, stays, strict=True)
+            if not lane.rows
+        }
+        smaller = list(args)
+        for position, argument in enumerate(node.args):
+            if isinstance(argument, Ref):
+                for dim, places in self._places(argument.index, chosen):
+                    smaller[position] = smaller[position].index_select(dim, places)
+        _resize_arguments(node, smaller)
+        result = func(*smaller, **kwargs)
+        single = isinstance(result, Tensor)
+        listed = [result] if single else list(result)
+        for position, index in enumerate(node.outputs):
+            tensor = listed[position]
+            for dim, places in self._places(index, chosen):
+                shape = list(tensor.shape)
+                if dim < len(shape) and shape[dim] == len(places):
+                    shape[dim] = self.graph.trace.values[index].shape[dim]
+                    tensor = tensor.new_zeros(shape).index_copy(dim, places, tensor)
+            listed[position] = tensor
+        return listed[0] if single else type(result)(listed)
+
+    def _places(self, index: int, chosen: dict[bytes, np.ndarray]) -> list[tuple[int, Tensor]]:
+        found = []
+        for dim, lane in enumerate(self.graph.propagation.layout(index)):
+            if lane is not None and lane.ids is not None and not lane.rows:
+                places = chosen.get(self.graph.classes_of(lane).tobytes())
+                if places is not None:
+                    found.append((dim, torch.from_numpy(places)))
+        return found
+
+
+def _as_mask(stay: np.ndarray, lane: Lane, dim: int, tensor: Tensor) -> Tensor:
+    axes = [*lane.rows, dim]
+    order = sorted(range(len(axes)), key=axes.__getitem__)
+    shape = [tensor.shape[at] if at in axes else 1 for at in range(tensor.dim())]
+    mask = np.ascontiguousarray(stay.transpose(order)).reshape(shape)
+    return torch.from_numpy(mask).to(tensor.device)
+
+
+def _resize_arguments(node: Node, args: list[Any]) -> None:
+    """Norms take the size of what they normalise as an argument of its own."""
+    x = args[0]
+    if node.op in ("aten::native_layer_norm", "aten::_fused_rms_norm", "aten::rms_norm"):
+        args[1] = list(x.shape[-len(args[1]) :])
+    elif node.op == "aten::native_group_norm":
+        args[4] = x.shape[1]
+
+
+def difference(smaller: Outputs, masked: Outputs) -> tuple[float, float]:
+    """Largest absolute difference, and the largest relative to each output's largest entry."""
+    largest = relative = 0.0
+    for name, reference in masked.items():
+        found = smaller.get(name)
+        if found is None or found.shape != reference.shape:
+            return float("inf"), float("inf")
+        if not reference.is_floating_point() or not reference.numel():
+            continue
+        # An infinite entry (a mask of scores, say) must be infinite in both.
+        a, b = found.double(), reference.double()
+        same = (a == b) | (a.isnan() & b.isnan())
+        gap = torch.where(same, torch.zeros_like(a), (a - b).abs())
+        worst = float(gap.max().nan_to_num(nan=float("inf")))
+        finite = b.abs()[b.isfinite()]
+        scale = float(finite.max()) if finite.numel() else 0.0
+        largest = max(largest, worst)
+        relative = max(relative, worst / max(scale, 1e-12))
+    return largest, relative
+
+
+@contextlib.contextmanager
+def in_double(model: nn.Module, inputs: Inputs) -> Iterator[Inputs]:
+    """Run the model in double precision inside; everything is put back bit for bit."""
+    saved = []
+    try:
+        for tensor in named_state(model).values():
+            if tensor.is_floating_point():
+                gradient = tensor.grad if tensor.is_leaf else None
+                saved.append((tensor, tensor.data, gradient))
+                if gradient is not None:
+                    tensor.grad = None
+                tensor.data = tensor.data.double()
+        yield Inputs(tuple(map(_double, inputs.args)),
+                     {key: _double(value) for key, value in inputs.kwargs.items()})  # fmt: skip
+    finally:
+        for tensor, data, gradient in saved:
+            tensor.data = data
+            if gradient is not None:
+                tensor.grad = gradient
+
+
+def _double(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_double(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _double(item) for key, item in value.items()}
+    return value
