@@ -49,7 +49,7 @@ def history(epochs: int, start: float) -> History:
 
 def resnet_like(stages: int = 3, blocks: int = 3) -> tuple[list[Width], list[CoupledGroup]]:
     """Layers and groups as a residual network has them."""
-    widths, groups, previous = [Width("conv1", 16, 11)], [], ("conv1",)
+    widths, groups = [Width("conv1", 16, 11)], []
     for stage in range(stages):
         width, kept = 16 << stage, (11 << stage) - stage
         makers = [] if stage else ["conv1"]

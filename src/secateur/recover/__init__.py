@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 from secateur.recover.batchnorm import recalibrate_batchnorm
 from secateur.recover.evaluate import Score, accuracy, evaluate
 from secateur.recover.training import Epoch, History, Progress, recover
@@ -16,3 +19,11 @@ __all__ = [
     "recalibrate_batchnorm",
     "recover",
 ]
+
+
+class _CallableModule(ModuleType):
+    __call__ = staticmethod(recover)
+
+
+# Importing this package binds it to `secateur.recover`, where users find the function.
+sys.modules[__name__].__class__ = _CallableModule

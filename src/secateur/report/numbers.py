@@ -12,8 +12,8 @@ def count(value: int) -> str:
 
     Examples
     --------
-    >>> count(999), count(1234567).replace("\u202f", " "), count(2_000_000_000).replace("\u202f", " ")
-    ('999', '1.23 M', '2.00 G')
+    >>> [count(value).replace("\u202f", " ") for value in (999, 1_234_567, 2_000_000_000)]
+    ['999', '1.23 M', '2.00 G']
     """
     scaled = float(value)
     for unit in ("", "k", "M", "G", "T"):

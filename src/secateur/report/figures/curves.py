@@ -15,27 +15,18 @@ def draw_curves(histories: Mapping[str, History]) -> str:
     runs = [(name, history) for name, history in histories.items() if len(history)]
     scored = any(epoch.accuracy is not None for _, run in runs for epoch in run)
     with canvas(9.6, 2.7, ncols=2 if scored else 1, squeeze=False) as (figure, grid):
+        figure.get_layout_engine().set(w_pad=0.1)
         start = 0
         for index, (name, history) in enumerate(runs):
             at = [start + epoch.number for epoch in history]
             for axes, field in zip(grid.flat, ("loss", "accuracy"), strict=False):
-                for attribute, colour, label in (
-                    (field, BEFORE, "training"),
-                    (f"val_{field}", AFTER, "validation"),
-                ):
+                for attribute, colour in ((field, BEFORE), (f"val_{field}", AFTER)):
                     values = [getattr(epoch, attribute) for epoch in history]
                     if any(value is None for value in values):
                         continue
                     if field == "accuracy":
                         values = [100 * value for value in values]
-                    axes.plot(
-                        at,
-                        values,
-                        color=colour,
-                        marker="o",
-                        markersize=3,
-                        label=label if not index else None,
-                    )
+                    axes.plot(at, values, color=colour, marker="o", markersize=3)
                 if index:
                     axes.axvline(start + 0.5, color=LINE, linewidth=1)
                 axes.text(
@@ -55,5 +46,4 @@ def draw_curves(histories: Mapping[str, History]) -> str:
             axes.spines["left"].set_visible(False)
             axes.xaxis.get_major_locator().set_params(integer=True)
         grid.flat[0].set_ylim(bottom=0)
-        grid.flat[0].legend(loc="upper right")
         return svg(figure, "curves")

@@ -19,10 +19,11 @@ def draw_weights(histograms: Sequence[Histogram]) -> str:
     """Small multiples: before as an outline, after as a filled shape, numbers of weights."""
     lines = math.ceil(len(histograms) / _COLUMNS)
     columns = min(len(histograms), _COLUMNS)
-    with canvas(9.6, 0.3 + 1.35 * lines, nrows=lines, ncols=columns, squeeze=False) as (
+    with canvas(9.6, 0.2 + 1.45 * lines, nrows=lines, ncols=columns, squeeze=False) as (
         figure,
         grid,
     ):
+        figure.get_layout_engine().set(h_pad=0.08, w_pad=0.06)
         for axes, each in zip(grid.flat, histograms, strict=False):
             axes.stairs(each.after, each.edges, fill=True, color=AFTER, alpha=0.75, label="after")
             axes.stairs(each.before, each.edges, color=BEFORE, linewidth=1.1, label="before")
@@ -31,9 +32,8 @@ def draw_weights(histograms: Sequence[Histogram]) -> str:
             axes.spines["left"].set_visible(False)
             limit = float(np.abs(each.edges).max())
             axes.set_xlim(-limit, limit)
-            axes.set_xticks(
-                [-limit / 2, 0, limit / 2], [f"{-limit / 2:.2g}", "0", f"{limit / 2:.2g}"]
-            )
+            half = f"{limit / 2:.2g}"
+            axes.set_xticks([-limit / 2, 0, limit / 2], [f"−{half}", "0", half])
         for axes in list(grid.flat)[len(histograms) :]:
             axes.set_visible(False)
         return svg(figure, "weights")

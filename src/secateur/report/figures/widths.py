@@ -13,7 +13,7 @@ MOST_LAYERS = 60
 
 
 def draw_widths(widths: Sequence[Width]) -> str:
-    """Bars of what is kept, on tracks of what there was; at most 60 layers, those that lost most."""
+    """Bars of what is kept on tracks of what there was; at most 60 layers, those that lost most."""
     shown = list(widths)
     if len(shown) > MOST_LAYERS:
         most = sorted(shown, key=lambda each: each.after - each.before)[:MOST_LAYERS]
