@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-import secateur.export
+import secateur as sc
 from secateur.errors import ExportError, InputError, MissingExtraError
 from secateur.export import Exported, export
 from secateur.export.check import difference
@@ -160,7 +160,7 @@ def test_a_batch_read_by_python_becomes_static_with_a_warning(tmp_path):
 def test_a_graph_that_fails_at_another_batch_becomes_static(tmp_path, capfd):
     # Along its first dimension a recurrent layer runs in steps, which torch.export unrolls.
     with pytest.warns(UserWarning, match="batch size is fixed at 3") as caught:
-        exported = secateur.export(nn.GRU(4, 6), torch.randn(3, 2, 4), tmp_path / "gru.onnx")
+        exported = sc.export(nn.GRU(4, 6), torch.randn(3, 2, 4), tmp_path / "gru.onnx")
     assert not exported.dynamic and exported.error < 1e-5
     assert caught[0].filename == __file__ and len(str(caught[0].message)) < 300
     assert capfd.readouterr() == ("", "")
@@ -287,9 +287,13 @@ def test_outputs_that_repeat_or_pass_through(tmp_path):
     ] * 3
 
 
-def test_the_package_is_the_function(tmp_path):
-    exported = secateur.export(nn.Linear(3, 2), torch.randn(2, 3), tmp_path / "x.onnx")
-    assert exported.path.exists()
+def test_a_pruned_model(tmp_path):
+    model, x = randomise(conv_net()), torch.randn(2, 3, 8, 8)
+    dense = sc.export(model, x, tmp_path / "dense.onnx")
+    sc.prune(model, x, budget={"params": 0.5})
+    small = sc.export(model, x, tmp_path / "small.onnx")
+    assert small.dynamic and small.error < 1e-5
+    assert small.size < dense.size
 
 
 def test_difference_is_relative_and_strict_about_infinities():

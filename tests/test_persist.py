@@ -17,10 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from secateur import container
+import secateur as sc
+from secateur import Plan, container, history, load, save
 from secateur.errors import FileFormatError, InputError, PlanError, SecateurError
-from secateur.persist import load, save
-from secateur.plan import Plan, Rescale, history
+from secateur.plan import Rescale
 
 
 class Net(nn.Module):
@@ -171,6 +171,29 @@ def test_a_copy_of_the_model_saves_as_well(path):
     model = copy.deepcopy(pruned())
     save(model, path)
     assert torch.equal(outputs(load(Net(7), path)), outputs(model))
+
+
+def test_what_prune_did_comes_back(path):
+    def build(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, groups=2),
+            nn.Flatten(),
+            nn.Linear(8 * 4, 5),
+        )
+
+    model, x = build(0), torch.randn(2, 3, 6, 6)
+    randomise(model)
+    first = sc.prune(model, x, budget={"macs": 0.7})
+    second = sc.prune(model, x, budget={"macs": 0.7}, allocation="uniform")
+    sc.save(model, path)
+    loaded = sc.load(build(1), path)
+    assert torch.equal(outputs(loaded, x), outputs(model, x))
+    assert sc.history(loaded) == [first.plan, second.plan]
+    assert sc.profile(loaded, x).macs == second.after.macs
 
 
 def test_bit_equal_in_a_fresh_process(path, tmp_path):

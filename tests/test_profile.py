@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from secateur import profile
 from secateur.errors import InputError
-from secateur.profiling import Timing, compare, interleave, profile
+from secateur.profiling import Timing, compare, interleave
 
 
 def small_net() -> nn.Sequential:
