@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .registry import floats, image, net, tokens
+from .registry import Removed, floats, image, net, tokens
 
 QKV = ("q.weight", "k.weight", "v.weight", "out.weight")
 
@@ -288,20 +288,38 @@ class NonLocal(nn.Module):
         return self.last(x + self.out(y))
 
 
-@net(tokens(6, 10), "qkv.weight", "proj.weight")
+def mask_features(dense: nn.Module, removed: Removed) -> None:
+    """Leave removed features out of the product of queries and keys: they are one, not zero."""
+    keep = torch.ones(dense.qkv.weight.shape[0], dtype=dense.qkv.weight.dtype)
+    keep[removed.get("qkv.weight", {}).get(0, [])] = 0
+    dense.keep = keep.view(3, 3, 1, -1)[0]
+
+
+@net(tokens(6, 10), "qkv.weight", "proj.weight", masked=mask_features)
 class LinearAttention(Fused):
     """No softmax: keys and values are contracted over the sequence first."""
+
+    keep: Tensor | float = 1.0
 
     def attend(self, x: Tensor) -> Tensor:
         b, n, _ = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, 3, -1).permute(2, 0, 3, 1, 4)
-        q, k = F.elu(q) + 1, F.elu(k) + 1
+        q, k = (F.elu(q) + 1) * self.keep, F.elu(k) + 1
         return self.proj((q @ (k.transpose(-2, -1) @ v)).transpose(1, 2).reshape(b, n, -1) / n)
 
 
-@net(image(), "v.weight", "fc.weight")
+def mask_channels(dense: nn.Module, removed: Removed) -> None:
+    """Leave removed channels out of the softmax."""
+    gone = torch.zeros(dense.inner.weight.shape[0], dtype=dense.inner.weight.dtype)
+    gone[removed.get("inner.weight", {}).get(0, [])] = -torch.inf
+    dense.gone = gone
+
+
+@net(image(), "v.weight", "fc.weight", masked=mask_channels)
 class ChannelAttention(nn.Module):
     """Channels attend to channels (XCiT, DaNet): a softmax over channels protects or ties."""
+
+    gone: Tensor | float = 0.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -313,7 +331,7 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.inner(F.relu(self.v(x)))
         flat = x.flatten(2)
-        weights = (flat @ flat.transpose(1, 2) * 0.05).softmax(-1)
+        weights = (flat @ flat.transpose(1, 2) * 0.05 + self.gone).softmax(-1)
         return self.last(F.relu(self.fc(x + (weights @ flat).view_as(x))))
 
 

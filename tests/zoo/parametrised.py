@@ -230,7 +230,7 @@ class LowRankAdapter(nn.Module):
         return self.down(F.relu(self.up(x)))
 
 
-@net(image(), "first.weight", "second.weight")
+@net(image(), "first.weight", "second.weight", consumers_only=True)
 class FakeQuantised(nn.Module):
     """Weights rounded to a per-channel step in forward."""
 
