@@ -34,7 +34,7 @@ def test_twice(entry: Entry) -> None:
     first = check_model(dense, inputs, 0.8, seed=3, allocation="uniform", **known)
     second = check_model(first.model, inputs, 0.8, seed=4, allocation="uniform", **known)
     assert second.after.params < first.after.params
-    assert len(sc.plan.history(second.model)) == 2
+    assert len(sc.history(second.model)) == 2
 
 
 @pytest.mark.parametrize("entry", ENTRIES[::7], ids=str)
