@@ -27,6 +27,7 @@ from secateur.criteria.elementwise import sums_along
 from secateur.criteria.fpgm import summed_distances
 from secateur.criteria.weights import effective_weight
 from secateur.errors import CriterionError, InputError, UnknownNameError
+from secateur.graph import trace
 from secateur.specs import catalogue, options
 
 # ------------------------------------------------------------------ a graph written by hand
@@ -327,6 +328,17 @@ class TestContract:
         scores = score_units(make_graph(), make_net(), criterion, [])
         assert scores.values.shape == scores.judged.shape == (0,)
 
+    def test_traced_graphs_give_the_same_scores(self, criterion: str) -> None:
+        if criterion == "random":
+            pytest.skip("random numbers belong to places, not to weights")
+        net = make_net(dtype=torch.float64)
+        traced = trace(net, make_data(dtype=torch.float64)[0][0])
+        found, expected = score(criterion, net, traced), score(criterion, net)
+        groups = {group.name: np.sort(group.classes) for group in traced.groups}
+        for name, classes in (("conv1.weight", slice(WIDE)), ("fc1.weight", slice(WIDE, OPEN))):
+            np.testing.assert_allclose(found.values[groups[name]], expected.values[classes])
+            assert (found.judged[groups[name]] == expected.judged[classes]).all()
+
     def test_documented(self, criterion: str) -> None:
         made = type(as_criterion(criterion))
         text = inspect.getdoc(made) or ""
@@ -570,7 +582,7 @@ def test_parametrised_weights_are_scored_as_they_act(wrap: Any) -> None:
 def test_plain_weights_are_themselves() -> None:
     net = make_net()
     weight = net.fc1.weight
-    assert effective_weight(net, "fc1.weight", weight) is weight
+    assert effective_weight(net.fc1, "weight", weight) is weight
 
 
 def test_taylor_reaches_recurrent_and_parametrised_weights() -> None:

@@ -103,13 +103,14 @@ class Criterion(ABC):
     def looks_at(self, member: Member, shape: Sequence[int], kind: Kind) -> bool:
         """Return whether a member counts. Override for other rules than the view's.
 
-        The group view takes every weight matrix: convolutions, linears, embeddings, recurrent
-        weights. Biases and the scales of normalisations are vectors of other units of measure,
-        and stay out.
+        Weight matrices count: convolutions, linears, embeddings, recurrent weights. Biases and
+        the scales of normalisations and layers are of other units of measure, and do not.
         """
-        if self.view != "group":
-            return member.role == self.view
-        return member.role != "other" or (kind not in ("norm", "batchnorm") and is_matrix(shape))
+        if kind in ("norm", "batchnorm") or len(shape) < 2:
+            return False
+        if kind == "other" and not is_matrix(shape):
+            return False
+        return self.view in ("group", member.role)
 
     @abstractmethod
     def member_scores(

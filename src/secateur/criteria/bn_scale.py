@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from secateur.criteria.base import CRITERIA, Criterion, Kind
+from secateur.criteria.base import CRITERIA, Kind
+from secateur.criteria.elementwise import ElementwiseCriterion
 
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member
@@ -17,7 +18,7 @@ __all__ = ["BNScale"]
 
 
 @CRITERIA.register("bn_scale")
-class BNScale(Criterion):
+class BNScale(ElementwiseCriterion):
     r"""Absolute batch-norm scale \|γ\| of a channel (network slimming).
 
     Liu et al. 2017 (arXiv:1708.06519) rank the scales of all layers against one global threshold,
@@ -36,10 +37,8 @@ class BNScale(Criterion):
     def looks_at(self, member: Member, shape: Sequence[int], kind: Kind) -> bool:
         return kind == "batchnorm" and member.name.rpartition(".")[2] == "weight"
 
-    def member_scores(
-        self, member: Member, weight: Tensor, grad: Tensor | None, kind: Kind
-    ) -> Tensor | None:
-        return weight.abs().sum(dim=1)
+    def elements(self, weight: Tensor, grad: Tensor | None) -> Tensor:
+        return weight.abs_()
 
     def finish(self, sums: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return sums / np.maximum(counts, 1)

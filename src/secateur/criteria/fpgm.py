@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FPGM", "summed_distances"]
 
-# 64 MB of distances at a time, and double precision wherever it costs less than about 0.1 s.
-CHUNK = 1 << 24
+# 32 MB of distances at a time, and double precision wherever it costs less than about 0.1 s.
+CHUNK = 1 << 22
 DOUBLE = 1 << 31
 
 

@@ -27,7 +27,7 @@ class L2(ElementwiseCriterion):
     name = "magnitude"
 
     def elements(self, weight: Tensor, grad: Tensor | None) -> Tensor:
-        return weight.square()
+        return weight.square_()
 
     def finish(self, sums: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return np.sqrt(sums)
@@ -49,4 +49,4 @@ class L1(ElementwiseCriterion):
     name = "l1"
 
     def elements(self, weight: Tensor, grad: Tensor | None) -> Tensor:
-        return weight.abs()
+        return weight.abs_()

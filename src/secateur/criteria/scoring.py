@@ -20,7 +20,7 @@ from secateur.criteria.weights import effective_weight, kind_of, owner_of
 from secateur.errors import CriterionError, InputError
 
 if TYPE_CHECKING:
-    from secateur.graph.coupling import Graph, Member
+    from secateur.graph import Graph, Member
 
 __all__ = ["score_classes", "score_units"]
 
@@ -31,6 +31,8 @@ class _Entry:
 
     member: Member
     tensor: Tensor
+    owner: nn.Module
+    leaf: str
     kind: Kind
     units: np.ndarray
 
@@ -137,7 +139,7 @@ def score_units(
     group_of_unit = _group_of_unit(graph, unit_of_class, count)
     rng = np.random.default_rng(seed)
     if not criterion.needs_data:
-        parts = list(_weight_parts(model, criterion, entries, group_of_unit))
+        parts = list(_weight_parts(criterion, entries, group_of_unit))
         sums, rows = _total(criterion, parts, count)
         values = _finish(criterion, sums, rows, rng)
         judged = rows > 0
@@ -155,22 +157,25 @@ def _entries(
     tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     if not criterion.needs_data:
         tensors |= dict(model.named_buffers(remove_duplicate=False))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    kinds: dict[nn.Module, Kind] = {}
     entries: list[_Entry] = []
     seen: set[tuple[int, int]] = set()
     for member in graph.members:
         tensor = tensors.get(member.name)
-        if tensor is None or not tensor.is_floating_point():
+        # A tied weight may be listed under each of its names; it is one tensor and counts once.
+        key = (id(tensor), member.dim)
+        if tensor is None or key in seen or not tensor.is_floating_point():
+            continue
+        owner, leaf = owner_of(modules, member.name)
+        kind = kinds.get(owner) or kinds.setdefault(owner, kind_of(owner))
+        if not criterion.looks_at(member, tensor.shape, kind):
             continue
         classes = np.asarray(member.classes)
         units = np.where(classes >= 0, unit_of_class[classes], -1)
-        # A tied weight may be listed under each of its names; it is one tensor and counts once.
-        key = (id(tensor), member.dim)
-        if key in seen or not (units >= 0).any():
-            continue
-        kind = kind_of(owner_of(model, member.name)[0])
-        if criterion.looks_at(member, tensor.shape, kind):
+        if (units >= 0).any():
             seen.add(key)
-            entries.append(_Entry(member, tensor, kind, units))
+            entries.append(_Entry(member, tensor, owner, leaf, kind, units))
     return entries
 
 
@@ -190,12 +195,12 @@ def _by_tensor(entries: list[_Entry]) -> dict[int, list[_Entry]]:
 
 
 def _weight_parts(
-    model: nn.Module, criterion: Criterion, entries: list[_Entry], group_of_unit: np.ndarray
+    criterion: Criterion, entries: list[_Entry], group_of_unit: np.ndarray
 ) -> Iterator[_Part]:
     for same in _by_tensor(entries).values():
         weight: Tensor | None = same[0].tensor
         if criterion.reads_weights:
-            weight = effective_weight(model, same[0].member.name, same[0].tensor)
+            weight = effective_weight(same[0].owner, same[0].leaf, same[0].tensor)
         if weight is not None:
             yield from _parts(criterion, same, weight, None, group_of_unit)
 

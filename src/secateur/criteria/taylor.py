@@ -74,7 +74,7 @@ class Taylor(ElementwiseCriterion):
 
     def elements(self, weight: Tensor, grad: Tensor | None) -> Tensor:
         assert grad is not None
-        products = weight * grad
+        products = weight.mul_(grad)
         return products.square_() if self.reduction == "sum_of_squares" else products
 
     def finish(self, sums: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:

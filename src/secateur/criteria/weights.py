@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,22 +16,29 @@ from secateur.criteria.base import Kind
 __all__ = ["effective_weight", "kind_of", "owner_of"]
 
 
-def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+def owner_of(modules: Mapping[str, nn.Module], name: str) -> tuple[nn.Module, str]:
     """Return the module that owns a tensor, and the tensor's own name in it.
 
-    The raw tensors of a parametrised weight belong to the layer, not to the parametrisation:
+    The raw tensors of a parametrised weight belong to the layer, not to the parametrisation.
+
+    Parameters
+    ----------
+    modules : mapping
+        The model's ``named_modules(remove_duplicate=False)``.
+    name : str
+        Full name of a parameter or buffer.
 
     Examples
     --------
-    >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))
-    >>> owner_of(nn.Sequential(layer), "0.parametrizations.weight.original1")[1]
+    >>> net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)))
+    >>> owner_of(dict(net.named_modules()), "0.parametrizations.weight.original1")[1]
     'weight'
     """
     path, _, leaf = name.rpartition(".")
     head, marker, tail = f".{path}".rpartition(".parametrizations.")
     if marker and "." not in tail:
         path, leaf = head[1:], tail
-    return model.get_submodule(path), leaf
+    return modules[path], leaf
 
 
 def kind_of(module: nn.Module) -> Kind:
@@ -60,7 +68,7 @@ def kind_of(module: nn.Module) -> Kind:
     return "linear" if name == "conv1d" else "other"
 
 
-def effective_weight(model: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
+def effective_weight(owner: nn.Module, leaf: str, tensor: Tensor) -> Tensor | None:
     """Return the weight that a raw tensor stands for.
 
     A weight norm keeps a direction and a length instead of a weight, a spectral norm a weight
@@ -69,19 +77,17 @@ def effective_weight(model: nn.Module, name: str, tensor: Tensor) -> Tensor | No
 
     Parameters
     ----------
-    model : nn.Module
-    name : str
-        Full name of a parameter or buffer.
+    owner, leaf
+        As `owner_of` returns them.
     tensor : Tensor
-        Its value.
+        The raw tensor.
 
     Returns
     -------
     Tensor or None
         None for a raw tensor that another one stands for.
     """
-    owner, leaf = owner_of(model, name)
-    if leaf != name.rpartition(".")[2] and parametrize.is_parametrized(owner, leaf):
+    if parametrize.is_parametrized(owner, leaf):
         with torch.no_grad():
             weight = getattr(owner, leaf)
         raw = list(owner.get_submodule(f"parametrizations.{leaf}").named_parameters(recurse=False))
