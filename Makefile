@@ -88,7 +88,7 @@ coverage: $(BENCH)
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
 
 docs: $(DOCS)
-	$(BIN)/mkdocs build --strict $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
