@@ -14,8 +14,10 @@ def draw_curves(histories: Mapping[str, History]) -> str:
     """Two panels over one axis of epochs; a line marks where one run ends and the next begins."""
     runs = [(name, history) for name, history in histories.items() if len(history)]
     scored = any(epoch.accuracy is not None for _, run in runs for epoch in run)
-    with canvas(9.6, 2.7, ncols=2 if scored else 1, squeeze=False) as (figure, grid):
-        figure.get_layout_engine().set(w_pad=0.1)
+    with canvas(9.6, 2.7, gaps=(0.1, 0.04), ncols=2 if scored else 1, squeeze=False) as (
+        figure,
+        grid,
+    ):
         start = 0
         for index, (name, history) in enumerate(runs):
             at = [start + epoch.number for epoch in history]

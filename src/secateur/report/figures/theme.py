@@ -68,19 +68,24 @@ _STYLE = {
 
 
 @contextlib.contextmanager
-def canvas(width: float, height: float, **options: Any) -> Iterator[tuple[Figure, Any]]:
+def canvas(
+    width: float, height: float, *, gaps: tuple[float, float] = (0.02, 0.04), **options: Any
+) -> Iterator[tuple[Figure, Any]]:
     """Open a figure with its axes; sizes in inches, options as for ``Figure.subplots``.
+
+    ``gaps`` are the inches around every axes, to the sides and above and below.
 
     The figure has no connection to pyplot or a display, and settings made elsewhere do not
     reach it.
     """
     matplotlib = require("matplotlib", "report")
     figures = require("matplotlib.figure", "report")
+    engines = require("matplotlib.layout_engine", "report")
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
-        figure = figures.Figure(figsize=(width, height), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04)
+        layout = engines.ConstrainedLayoutEngine(w_pad=gaps[0], h_pad=gaps[1])
+        figure = figures.Figure(figsize=(width, height), layout=layout)
         yield figure, figure.subplots(**options)
 
 

@@ -19,11 +19,11 @@ def draw_weights(histograms: Sequence[Histogram]) -> str:
     """Small multiples: before as an outline, after as a filled shape, numbers of weights."""
     lines = math.ceil(len(histograms) / _COLUMNS)
     columns = min(len(histograms), _COLUMNS)
-    with canvas(9.6, 0.2 + 1.45 * lines, nrows=lines, ncols=columns, squeeze=False) as (
+    size = (9.6, 0.2 + 1.45 * lines)
+    with canvas(*size, gaps=(0.06, 0.08), nrows=lines, ncols=columns, squeeze=False) as (
         figure,
         grid,
     ):
-        figure.get_layout_engine().set(h_pad=0.08, w_pad=0.06)
         for axes, each in zip(grid.flat, histograms, strict=False):
             axes.stairs(each.after, each.edges, fill=True, color=AFTER, alpha=0.75, label="after")
             axes.stairs(each.before, each.edges, color=BEFORE, linewidth=1.1, label="before")
