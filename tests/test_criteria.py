@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.criteria import (
     CRITERIA,
     Criterion,
     Random,
+    Scorer,
     Taylor,
     as_criterion,
     score_classes,
@@ -25,6 +28,7 @@ from secateur.criteria import elementwise as elementwise_module
 from secateur.criteria.batches import batch_loss, read_batch
 from secateur.criteria.elementwise import sums_along
 from secateur.criteria.fpgm import summed_distances
+from secateur.criteria.gradients import stream_gradients
 from secateur.criteria.weights import effective_weight
 from secateur.errors import CriterionError, InputError, UnknownNameError
 from secateur.graph import trace
@@ -166,6 +170,24 @@ def variants() -> list[str]:
                 given = [f"view={view}"] * bool(view) + [f"reduction={reduction}"] * bool(reduction)
                 lines.append(name + (":" + ",".join(given) if given else ""))
     return lines
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that an operation made in memory of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        results = function(*args, **(kwargs or {}))
+        shared = {a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor)}
+        for result in results if isinstance(results, (tuple, list)) else [results]:
+            if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in shared:
+                self.elements = max(self.elements, result.numel())
+        return results
 
 
 # ------------------------------------------------------------------ the contract of every member
@@ -678,6 +700,25 @@ def test_data_is_streamed_and_progress_told() -> None:
     assert told == [(1, 2), (2, 2)]
 
 
+@pytest.mark.parametrize("criterion", variants())
+def test_an_amended_graph_is_scored_without_reading_again(criterion: str) -> None:
+    net, data, graph = make_net(), make_data(), make_graph()
+    scorer = Scorer(net, criterion, iter(data))
+    first = scorer.classes(graph)
+    graph.groups[1].protected = True
+    with Largest() as largest:
+        second = scorer.classes(graph)
+    assert largest.elements <= sum(len(member.classes) for member in graph.members)
+    assert (second.values[:WIDE] == first.values[:WIDE]).all() or criterion == "random"
+    assert not second.judged[WIDE:].any()
+    joined = copy.deepcopy(graph)
+    for member in joined.members:
+        member.classes = np.where(member.classes == 1, 0, member.classes)
+    joined.groups[0].classes = np.array([0, 2, 3, 4, 5])
+    fresh = score(criterion, net, joined, data=data)
+    np.testing.assert_allclose(scorer.classes(joined).values, fresh.values)
+
+
 def test_max_batches_takes_the_first() -> None:
     few = score("taylor:max_batches=2", data=make_data(4)).values
     assert (few == score("taylor", data=make_data(2)).values).all()
@@ -894,3 +935,40 @@ def test_half_precision_is_summed_in_single() -> None:
     assert sums_along(lambda w, g: w.square(), weight, None, [1])[0].dtype == torch.float32
     (found,) = sums_along(lambda w, g: w.square(), weight, None, [1])
     assert found[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "l1", "random"])
+def test_large_weights_are_never_copied_whole(criterion: str) -> None:
+    layer = nn.Linear(1536, 2048, bias=False, dtype=torch.bfloat16)
+    members = [
+        Member("weight", 0, "producer", np.arange(2048)),
+        Member("weight", 1, "consumer", 2048 + np.arange(1536)),
+    ]
+    groups = [Group("out", np.arange(2048), []), Group("in", 2048 + np.arange(1536), [])]
+    with Largest() as largest:
+        scores = score_classes(Graph(members, groups, 3584), layer, criterion)
+    assert scores.judged.all()
+    assert largest.elements <= elementwise_module.CHUNK_CPU < layer.weight.numel()
+
+
+def test_distances_are_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secateur.criteria.fpgm.CHUNK", 5_000)
+    rows = torch.randn(500, 4)
+    with Largest() as largest:
+        summed_distances(rows)
+    assert largest.elements <= 5_000
+
+
+def test_only_one_gradient_is_alive_at_a_time() -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def receive(name: str, weight: Tensor, gradient: Tensor) -> None:
+        nonlocal most
+        alive.append(weakref.ref(gradient))
+        most = max(most, sum(ref() is not None for ref in alive))
+
+    net = make_net()
+    names = [name for name, _ in net.named_parameters()]
+    batches = stream_gradients(net, names, make_data(3), receive, after_batch=lambda: None)
+    assert (batches, len(alive), most) == (3, 3 * len(names), 1)

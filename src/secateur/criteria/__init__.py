@@ -9,7 +9,7 @@ from secateur.criteria.fpgm import FPGM
 from secateur.criteria.magnitude import L1, L2
 from secateur.criteria.random import Random
 from secateur.criteria.resolve import FunctionCriterion, as_criterion
-from secateur.criteria.scoring import score_classes, score_units
+from secateur.criteria.scoring import Scorer, score_classes, score_units
 from secateur.criteria.taylor import Taylor
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "ElementwiseCriterion",
     "FunctionCriterion",
     "Random",
+    "Scorer",
     "Scores",
     "Taylor",
     "as_criterion",

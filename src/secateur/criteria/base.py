@@ -70,6 +70,9 @@ class Criterion(ABC):
     comparable : bool
         True if raw scores of different groups share one unit of measure, so that a global
         ranking must not normalise them.
+    additive : bool
+        True if `finish` returns the sums, so that the mean over batches of data may be taken of
+        the sums: memory then does not grow with the number of batches.
     unjudged : str
         Why a class can be without a score.
 
@@ -90,6 +93,7 @@ class Criterion(ABC):
     needs_data: ClassVar[bool] = False
     reads_weights: ClassVar[bool] = True
     comparable: ClassVar[bool] = False
+    additive: bool = False
     unjudged: ClassVar[str] = "no weight in the chosen view"
 
     def __init__(self, view: View = "group") -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["rows_of"]
+__all__ = ["blocks_of", "rows_at"]
 
 
-def rows_of(
-    weight: Tensor, grad: Tensor | None, dim: int, units: np.ndarray, group_of_unit: np.ndarray
-) -> Iterator[tuple[Tensor, Tensor | None, np.ndarray]]:
-    """Cut a tensor into rows, one block for every group of interchangeable units.
+def blocks_of(units: np.ndarray, group_of_unit: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sort the positions of one dimension into blocks of comparable units.
 
     A linear layer behind a flatten has many columns per channel: they are one row here, side by
     side, because they go together. Units of different groups, as in the input of a layer behind a
@@ -23,48 +19,56 @@ def rows_of(
 
     Parameters
     ----------
-    weight, grad : Tensor
-        Of one shape.
-    dim : int
-        The dimension to cut.
-    units : ndarray of int, shape [size of dim]
+    units : ndarray of int, shape [size of the dimension]
         Unit of every position, -1 for none.
     group_of_unit : ndarray of int, shape [units]
 
-    Yields
-    ------
-    rows : Tensor of shape [n, rest]
-    grad rows : Tensor of shape [n, rest] or None
-    units : ndarray of int, shape [n]
+    Returns
+    -------
+    list of (ndarray of int, shape [n, positions each]; ndarray of int, shape [n])
+        Positions and names of the units of every block.
 
     Examples
     --------
-    >>> weight = torch.arange(4.0)[None]
-    >>> units, groups = np.array([0, 1, 0, 1]), np.array([0, 0])
-    >>> [rows.tolist() for rows, _, _ in rows_of(weight, None, 1, units, groups)]
-    [[[0.0, 2.0], [1.0, 3.0]]]
+    >>> [(where, names)] = blocks_of(np.array([0, 1, 0, 1]), np.array([0, 0]))
+    >>> where.tolist(), names.tolist()
+    ([[0, 2], [1, 3]], [0, 1])
     """
-    flat = weight.movedim(dim, 0).flatten(1) if weight.ndim > 1 else weight[:, None]
-    flat_grad = None
-    if grad is not None:
-        flat_grad = grad.movedim(dim, 0).flatten(1) if grad.ndim > 1 else grad[:, None]
-
     positions = np.flatnonzero(units >= 0)
     positions = positions[np.argsort(units[positions], kind="stable")]
     present, starts, counts = np.unique(units[positions], return_index=True, return_counts=True)
-    blocks = group_of_unit[present] * (len(units) + 1) + counts
-    for block in np.unique(blocks):
-        chosen = np.flatnonzero(blocks == block)
-        each = int(counts[chosen[0]])
-        where = positions[starts[chosen][:, None] + np.arange(each)]
-        names = present[chosen]
-        if each == 1 and len(names) == len(units):
-            # The whole dimension, in its own order: no copy.
-            yield flat, flat_grad, units
-        else:
-            index = torch.as_tensor(where.reshape(-1), device=weight.device)
-            rows = flat.index_select(0, index).view(len(names), -1)
-            grad_rows = None
-            if flat_grad is not None:
-                grad_rows = flat_grad.index_select(0, index).view(len(names), -1)
-            yield rows, grad_rows, names
+    labels = group_of_unit[present] * (len(units) + 1) + counts
+    blocks = []
+    for label in np.unique(labels):
+        chosen = np.flatnonzero(labels == label)
+        each = np.arange(counts[chosen[0]])
+        blocks.append((positions[starts[chosen][:, None] + each], present[chosen]))
+    return blocks
+
+
+def rows_at(tensor: Tensor, dim: int, where: np.ndarray) -> Tensor:
+    """Cut rows out of a tensor.
+
+    Parameters
+    ----------
+    tensor : Tensor
+    dim : int
+        The dimension to cut.
+    where : ndarray of int, shape [n, positions each]
+
+    Returns
+    -------
+    Tensor of shape [n, rest]
+        Without a copy where the rows are the tensor's own.
+
+    Examples
+    --------
+    >>> rows_at(torch.arange(4.0)[None], 1, np.array([[0, 2], [1, 3]]))
+    tensor([[0., 2.], [1., 3.]])
+    """
+    flat = tensor.movedim(dim, 0).flatten(1) if tensor.ndim > 1 else tensor[:, None]
+    index = where.reshape(-1)
+    if len(index) == len(flat) and (index == np.arange(len(index))).all():
+        return flat.view(len(where), -1) if flat.is_contiguous() else flat.reshape(len(where), -1)
+    chosen = flat.index_select(0, torch.as_tensor(index, device=tensor.device))
+    return chosen.view(len(where), -1)

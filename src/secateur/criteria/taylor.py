@@ -69,6 +69,10 @@ class Taylor(ElementwiseCriterion):
         self.reduction = reduction
         self.max_batches = max_batches
 
+    @property
+    def additive(self) -> bool:  # type: ignore[override]
+        return self.reduction == "sum_of_squares"
+
     def looks_at(self, member: Member, shape: Sequence[int], kind: Kind) -> bool:
         return self.view == "group" or member.role == self.view
 
