@@ -15,12 +15,12 @@ from torch import nn
 
 from secateur.allocation import Allocation
 from secateur.costs import CostModel
-from secateur.criteria import Criterion, Scores, score_classes
+from secateur.criteria import Criterion, Scorer, Scores
 from secateur.errors import InputError, NothingToPruneError
 from secateur.granularity import Granularity
 from secateur.graph.constraints import Fix
 from secateur.graph.graph import Graph
-from secateur.graph.trace import Trace, named_state
+from secateur.graph.trace import Node, Trace, named_state
 from secateur.inputs import Inputs
 from secateur.plan import Plan, Rescale
 from secateur.selection import Selection, select
@@ -34,10 +34,11 @@ from secateur.surgery.trial import Attempt, ScaleChange, attempt
 __all__ = ["Decision", "Request", "decide"]
 
 ROUNDS = 60
-SIZED = {
-    "aten::convolution", "aten::native_layer_norm", "aten::native_group_norm",
-    "aten::native_batch_norm", "aten::_fused_rms_norm",
-}  # fmt: skip
+CONVOLUTIONS = ("aten::convolution",)
+PRODUCTS = ("aten::mm", "aten::addmm")
+NORMS = ("aten::native_layer_norm", "aten::native_group_norm", "aten::native_batch_norm",
+         "aten::_fused_rms_norm")  # fmt: skip
+SIZED = {*CONVOLUTIONS, *PRODUCTS, *NORMS}
 
 
 @dataclasses.dataclass
@@ -78,7 +79,7 @@ def decide(model: nn.Module, inputs: Inputs, recorded: Trace, request: Request) 
     NothingToPruneError, BudgetError, CriterionError
     """
     known = Amendments()
-    by_module = _scores_cache(model, request)
+    scorer = Scorer(model, request.criterion, request.data, request.loss, request.seed)
     for _ in range(ROUNDS):
         graph = Graph(
             model,
@@ -89,7 +90,7 @@ def decide(model: nn.Module, inputs: Inputs, recorded: Trace, request: Request) 
         )
         _restrict(model, graph, request.granularity)
         costs = CostModel(graph, model)
-        scores = by_module(graph)
+        scores = scorer.classes(graph)
         base = request.base or costs(np.zeros(graph.n_classes, dtype=bool))
         selection = select(
             graph,
@@ -123,29 +124,16 @@ def decide(model: nn.Module, inputs: Inputs, recorded: Trace, request: Request) 
     raise InputError("the model's code could not be followed; try form='graph'")
 
 
-def _scores_cache(model: nn.Module, request: Request) -> Callable[[Graph], Scores]:
-    """Score a graph; the batches are needed once only, for weights do not change."""
-    data = request.data
-    if request.criterion.needs_data and data is not None and not hasattr(data, "__len__"):
-        data = list(data)
-
-    def score(graph: Graph) -> Scores:
-        return score_classes(
-            graph, model, request.criterion, data=data, loss=request.loss, seed=request.seed
-        )
-
-    return score
-
-
 def _restrict(model: nn.Module, graph: Graph, granularity: Granularity) -> None:
     """Leave only groups whose first producer is of the granularity's families."""
     if not granularity.kinds:
         return
     from secateur.criteria.weights import kind_of, owner_of
 
+    modules = dict(model.named_modules(remove_duplicate=False))
     kept = []
     for group in graph.groups:
-        owner, _ = owner_of(model, group.name)
+        owner, _ = owner_of(modules, group.name)
         if kind_of(owner) in granularity.kinds:
             kept.append(group)
     if not kept:
@@ -187,13 +175,10 @@ def new_shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
 def _known_sizes(
     model: nn.Module, graph: Graph, plan: Plan, sizes: ExpectedSizes
 ) -> dict[str, dict[str, object]]:
+    """Attributes of PyTorch's own modules after the plan."""
     names = {id(tensor): name for name, tensor in named_state(model).items()}
     shapes = new_shapes(plan)
-    ran: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]] = {}
-    for node in graph.trace.nodes:
-        if node.op in SIZED and node.module not in ran:
-            weight = sizes.shape(node.inputs[1]) if len(node.inputs) > 1 else None
-            ran[node.module] = (sizes.shape(node.inputs[0]), sizes.shape(node.outputs[0]), weight)
+    ran = _first_operations(graph)
     found = {}
     for path, module in model.named_modules():
         own: dict[str, tuple[int, ...]] = {}
@@ -202,23 +187,32 @@ def _known_sizes(
                 if tensor is not None:
                     shape = shapes.get(names.get(id(tensor), ""), tuple(tensor.shape))
                     own[prefix + key] = shape
-        if path in ran:
-            own[""], own["out"], weight = ran[path]
-            if weight is not None and isinstance(module, nn.modules.conv._ConvNd):
-                own["weight"] = weight
-        _effective(own)
+        convolves = isinstance(module, nn.modules.conv._ConvNd)
+        for op in CONVOLUTIONS if convolves else PRODUCTS if "weight" not in own else NORMS:
+            node = ran.get((path, op))
+            if node is not None:
+                own[""], own["out"] = sizes.shape(node.inputs[0]), sizes.shape(node.outputs[0])
+                if convolves:
+                    own["weight"] = sizes.shape(node.inputs[1])
+                elif op in PRODUCTS:
+                    own["weight"] = sizes.shape(node.inputs[-1])[::-1]
+                split = graph.propagation.splits.get(node.index)
+                if op == "aten::native_group_norm" and split is not None and split.choice:
+                    dense = graph.trace.values[node.inputs[0]].shape[1]
+                    own["groups"] = (node.bound["group"] * own[""][1] // dense,)
         values = sizes_of(module, own)
         if values:
             found[path] = values
     return found
 
 
-def _effective(own: dict[str, tuple[int, ...]]) -> None:
-    """Let the raw tensor of a parametrised weight stand for the weight."""
-    if "weight" not in own:
-        for key in ("weight_v", "weight_orig"):
-            if key in own:
-                own["weight"] = own[key]
+def _first_operations(graph: Graph) -> dict[tuple[str, str], Node]:
+    """The first operation of each kind that each module ran."""
+    first: dict[tuple[str, str], Node] = {}
+    for node in graph.trace.nodes:
+        if node.op in SIZED:
+            first.setdefault((node.module, node.op), node)
+    return first
 
 
 def _try(
@@ -245,13 +239,12 @@ def _fold_scales(graph: Graph, plan: Plan, scales: list[ScaleChange]) -> list[Fi
     for change in scales:
         found = fold(graph, change.operand, change.factor)
         if found is None:
-            layout = graph.propagation.layout(change.operand)
             reason = (
                 f"the code of {change.node.module or 'the model'} scales by its size, and no "
                 "weight before it can take the ratio"
             )
-            stubborn += [Fix(change.operand, dim, reason) for dim, lane in enumerate(layout)
-                         if lane is not None and lane.ids is not None]  # fmt: skip
+            places = _lanes_near(graph, change.operand)
+            stubborn += [Fix(value, dim, reason) for value, dim in places]
             continue
         for entry in found:
             key = (entry.name, entry.dim, str(entry.indices))
@@ -266,3 +259,19 @@ def _fold_scales(graph: Graph, plan: Plan, scales: list[ScaleChange]) -> list[Fi
                 if value.kind == "state" and value.name == entry.name:
                     plan.shapes.setdefault(entry.name, list(value.shape))
     return stubborn
+
+
+def _lanes_near(graph: Graph, value: int) -> list[tuple[int, int]]:
+    """Prunable dimensions of a value, or of what the operation that made it read."""
+    makers = (node for node in graph.trace.nodes if value in node.outputs)
+    maker = next(makers, None)
+    for group in ([value], maker.inputs if maker is not None else []):
+        found = [
+            (index, dim)
+            for index in group
+            for dim, lane in enumerate(graph.propagation.layout(index))
+            if lane is not None and lane.ids is not None
+        ]
+        if found:
+            return found
+    return []

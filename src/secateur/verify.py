@@ -19,13 +19,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.graph.graph import Graph
 from secateur.graph.lanes import Lane
 from secateur.graph.propagate import Reduction
-from secateur.graph.trace import Node, Ref, named_state
+from secateur.errors import InputError
+from secateur.graph.trace import INCIDENTAL, Node, Ref, canonical, named_state
 from secateur.inputs import Inputs, evaluating, named_tensors, run
 from secateur.plan import Plan
 
 __all__ = ["TOLERANCE", "Outputs", "difference", "in_double", "masked_outputs", "outputs"]
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 5e-2}
+
+QUOTIENTS = {"aten::div", "aten::_weight_norm_interface", "aten::mul"}
 
 Outputs = dict[str, Tensor]
 
@@ -68,6 +71,7 @@ class _LeaveOut(TorchDispatchMode):
         super().__init__()
         self.graph = graph
         self.kept = ~removed
+        self.essential = graph.trace.essential()
         self.position = 0
 
     @classmethod
@@ -78,18 +82,41 @@ class _LeaveOut(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        at = self.position
-        self.position += 1
-        reduction = self.graph.propagation.reductions.get(at)
-        if reduction is None:
+        node = self._recorded(func)
+        if node is None:
             return func(*args, **kwargs)
-        node = self.graph.trace.nodes[at]
+        reduction = self.graph.propagation.reductions.get(node.index)
+        if reduction is None:
+            return self._defined(node, func(*args, **kwargs))
         stays = [self._stays(lane) for _, _, lane in reduction.lanes]
         if all(bool(stay.all()) for stay in stays):
             return func(*args, **kwargs)
         if reduction.exact_with_zeros:
             return func(*self._zeroed(node, args, reduction, stays), **kwargs)
         return self._left_out(node, func, args, kwargs, reduction, stays)
+
+    def _recorded(self, func: Any) -> Node | None:
+        """The recorded operation that this one is; incidental ones come and go with strides."""
+        op = canonical(func._schema.name)
+        if op in INCIDENTAL or self.position >= len(self.essential):
+            return None
+        node = self.essential[self.position]
+        if canonical(node.op) != op:
+            raise InputError(
+                f"the model runs other operations on the same inputs ({op} after {node.op}); "
+                "make its forward pass deterministic, or pass verify=False"
+            )
+        self.position += 1
+        return node
+
+    def _defined(self, node: Node, result: Any) -> Any:
+        """Zeroed rows that a weight is divided by leave 0/0 behind, where nothing is kept."""
+        p = self.graph.propagation
+        if node.op in QUOTIENTS and all(p.static[index] for index in node.inputs):
+            if isinstance(result, Tensor):
+                return result.nan_to_num(nan=0.0) if bool(result.isnan().any()) else result
+            return type(result)(t.nan_to_num(nan=0.0) for t in result)
+        return result
 
     def _stays(self, lane: Lane) -> np.ndarray:
         return self.kept[self.graph.classes_of(lane)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 from torch import nn
 
 from secateur.graph.lanes import Lane
@@ -30,6 +31,7 @@ class SameSize:
     """Two dimensions shrink to one size, whichever indices each of them loses.
 
     A view of ``C`` channels as ``heads x C // heads``, with ``C`` read off another tensor.
+    Where ``a`` is a multiple of ``b``, as many of its rows as make up ``b`` are meant.
     """
 
     a: tuple[int, int]
@@ -42,7 +44,13 @@ class SameSize:
             for lane in (a, b):
                 p.ledger.protect(lane, self.reason)
             return
-        p.ledger.balance([p.ledger.ids(a).ravel(), p.ledger.ids(b).ravel()], self.reason)
+        first, second = p.ledger.ids(a).ravel(), p.ledger.ids(b).ravel()
+        # The heads of one of query, key and value make up the width that was read.
+        if first.size > second.size:
+            first = first[: second.size]
+        elif first.size < second.size:
+            first = np.tile(first, second.size // first.size)
+        p.ledger.balance([first, second], self.reason)
 
 
 Constraint = Fix | SameSize

@@ -46,6 +46,7 @@ class Graph:
         self.parameters = {name for name, _ in model.named_parameters()}
         self._ignore = ignore or {}
         choice = dict(split_choice or {})
+        self._tried: dict[int, set[int]] = {}
         constraints = [*known_constraints(model, recorded), *(extra or [])]
         # A split none of whose inner parts can shrink may still lose whole rows.
         for _ in range(4):
@@ -54,7 +55,7 @@ class Graph:
                 constraint(self.propagation)
             self._ignored()
             self.coupling = self._settle()
-            outward = self._stuck_splits(choice)
+            outward = self._stuck_splits()
             if not outward:
                 break
             choice.update(outward)
@@ -92,15 +93,17 @@ class Graph:
             return "other"
         return "producer" if dim == 0 else "consumer"
 
-    def _stuck_splits(self, choice: dict[int, int]) -> dict[int, int]:
+    def _stuck_splits(self) -> dict[int, int]:
         coupling = self.coupling
         frozen = np.zeros(coupling.n_classes, dtype=bool)
         frozen[list(coupling.reasons)] = True
         outward = {}
         for node, split in self.propagation.splits.items():
-            at = choice.get(node, 0)
-            if at + 1 < split.choices and frozen[coupling.labels[split.ids]].all():
-                outward[node] = at + 1
+            tried = self._tried.setdefault(node, {split.choice})
+            others = [at for at in range(split.choices) if at not in tried]
+            if others and frozen[coupling.labels[split.ids]].all():
+                outward[node] = others[0]
+                tried.add(others[0])
         return outward
 
     @property
@@ -125,6 +128,11 @@ class Graph:
                 reasons = [frozen.get(label) for label in member.classes.tolist()]
                 if reasons and all(reasons) and (member.role == "producer" or len(reasons) > 1):
                     listed.append((member.name, str(reasons[0])))
+        seen = {member.name for member in self.members}
+        for value in self.trace.values:
+            unused = value.kind == "state" and value.name not in seen
+            if unused and value.name in self.parameters and max(value.shape, default=1) > 1:
+                listed.append((value.name, "no operation of the forward pass uses it"))
         return listed
 
     def classes_of(self, lane: Lane) -> Ids:

@@ -53,6 +53,7 @@ class Split:
     node: int
     ids: Ids
     choices: int
+    choice: int = 0
 
 
 class Propagation:
@@ -64,7 +65,7 @@ class Propagation:
     split_choice : dict, optional
         For a node that splits a dimension, how many steps outward from the innermost varying
         part the prunable part lies: 0 prunes inside every row (narrower heads), 1 prunes whole
-        rows (fewer heads).
+        rows (fewer heads). Others follow the rule's default.
     """
 
     def __init__(self, trace: Trace, split_choice: dict[int, int] | None = None) -> None:
@@ -88,7 +89,7 @@ class Propagation:
                 self.roots[index] = index
 
     def run(self) -> Propagation:
-        for node in self.trace.nodes:
+        for node in (*self.trace.nodes, *self.trace.training_only):
             self._node = node
             self._step(node)
         self._node = None

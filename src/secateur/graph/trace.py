@@ -15,7 +15,38 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.inputs import Inputs, evaluating, named_tensors, run
 
-__all__ = ["Node", "Recorder", "Ref", "Trace", "Value", "named_state", "record"]
+__all__ = [
+    "INCIDENTAL",
+    "Node",
+    "Recorder",
+    "Ref",
+    "Trace",
+    "Value",
+    "canonical",
+    "named_state",
+    "record",
+]
+
+
+# Operations that appear or vanish with strides and sizes of one, and carry sizes unchanged.
+INCIDENTAL = frozenset(
+    f"aten::{name}"
+    for name in "clone alias detach lift_fresh _to_copy empty as_strided contiguous".split()
+)
+_ALIASES = {"aten::_unsafe_view": "aten::view", "aten::_reshape_alias": "aten::view"}
+
+
+def canonical(op: str) -> str:
+    """One name for operations that differ only in how they treat memory.
+
+    Examples
+    --------
+    >>> canonical("aten::_unsafe_view"), canonical("aten::add_")
+    ('aten::view', 'aten::add')
+    """
+    if op.endswith("_") and not op.endswith("__"):
+        op = op[:-1]
+    return _ALIASES.get(op, op)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,12 +120,31 @@ class Node:
 
 @dataclasses.dataclass
 class Trace:
-    """A recorded forward pass: its values, its operations and which values left the model."""
+    """A recorded forward pass.
+
+    Attributes
+    ----------
+    values : list of Value
+    nodes : list of Node
+        The operations of inference, in order.
+    outputs : list of (str, int)
+        Values that left the model.
+    module_inputs : dict
+        Module path -> values that its first call was given.
+    training_only : list of Node
+        The operations of a pass in training mode, recorded where inference leaves parameters
+        unused (an auxiliary head): what they read shrinks too.
+    """
 
     values: list[Value]
     nodes: list[Node]
     outputs: list[tuple[str, int]]
     module_inputs: dict[str, list[int]]
+    training_only: list[Node] = dataclasses.field(default_factory=list)
+
+    def essential(self) -> list[Node]:
+        """The operations of inference, without the incidental ones."""
+        return [node for node in self.nodes if node.op not in INCIDENTAL]
 
 
 def named_state(model: nn.Module) -> dict[str, Tensor]:
@@ -269,4 +319,36 @@ def record(model: nn.Module, inputs: Inputs) -> Trace:
         with recorder.watching():
             output = run(model, inputs)
         outputs = [(name, recorder.index_of(tensor)) for name, tensor in named_tensors(output)]
-    return Trace(recorder.values, recorder.nodes, outputs, recorder.module_inputs)
+    nodes = list(recorder.nodes)
+    if _unused(model, recorder, nodes):
+        outputs += _record_training(model, inputs, recorder)
+    return Trace(
+        recorder.values, nodes, outputs, recorder.module_inputs, recorder.nodes[len(nodes) :]
+    )
+
+
+def _unused(model: nn.Module, recorder: Recorder, nodes: list[Node]) -> bool:
+    used = {index for node in nodes for index in node.inputs}
+    return any(recorder.index_of(parameter) not in used for parameter in model.parameters())
+
+
+def _record_training(
+    model: nn.Module, inputs: Inputs, recorder: Recorder
+) -> list[tuple[str, int]]:
+    """Go on recording in training mode; buffers and random numbers are put back."""
+    start = len(recorder.nodes)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with evaluating(model), torch.random.fork_rng(devices=[]):
+            for module in model.modules():
+                module.training = True
+            with recorder.watching():
+                output = model(*inputs.args, **inputs.kwargs)
+            return [(name, recorder.index_of(tensor)) for name, tensor in named_tensors(output)]
+    except Exception:
+        # Training takes other inputs (targets, say): what only it uses stays unknown.
+        del recorder.nodes[start:]
+        return []
+    finally:
+        for buffer, before in buffers:
+            buffer.copy_(before)

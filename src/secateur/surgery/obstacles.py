@@ -9,13 +9,15 @@ from torch import nn
 
 from secateur.graph.constraints import Constraint, Fix, SameSize
 from secateur.graph.graph import Graph
-from secateur.graph.trace import Node
+from secateur.graph.trace import INCIDENTAL, Node
 from secateur.surgery.expected import ExpectedSizes
-from secateur.surgery.trial import INCIDENTAL, Obstacle
+from secateur.surgery.trial import Obstacle, sizes_in
 
 __all__ = ["Amendments", "amend"]
 
 Place = tuple[int, int]
+
+REACH = 200
 
 
 @dataclasses.dataclass
@@ -75,15 +77,13 @@ def _site_of(graph: Graph, model: nn.Module) -> dict[int, tuple[str, int, str]]:
 
 def _changing(graph: Graph, sizes: ExpectedSizes, node: Node) -> list[Place]:
     """(value, dim) of everything around an operation whose size changes."""
-    values = graph.trace.values
-    found = []
-    for index in (*node.outputs, *node.inputs):
-        for dim, (old, new) in enumerate(
-            zip(values[index].shape, sizes.shape(index), strict=True)
-        ):
-            if old != new:
-                found.append((index, dim))
-    return found
+    around = dict.fromkeys((*node.outputs, *node.inputs))
+    return [place for index in around for place in _changed_dims(graph, sizes, index)]
+
+
+def _changed_dims(graph: Graph, sizes: ExpectedSizes, index: int) -> list[Place]:
+    pairs = zip(graph.trace.values[index].shape, sizes.shape(index), strict=True)
+    return [(index, dim) for dim, (old, new) in enumerate(pairs) if old != new]
 
 
 def _ids(graph: Graph, place: Place) -> np.ndarray | None:
@@ -94,63 +94,90 @@ def _ids(graph: Graph, place: Place) -> np.ndarray | None:
 def _link(
     known: Amendments, graph: Graph, sizes: ExpectedSizes, obstacle: Obstacle, alike: list[Node]
 ) -> bool:
-    """Tie the size to another one: an earlier use of an attribute, or the module's input."""
+    """Tie the size to another one: an earlier use of an attribute, or a tensor it is read off."""
+    places = _changing(graph, sizes, obstacle.node)
+    if not places:
+        return False
+    partner = _partner(graph, sizes, obstacle, places[0])
+    if partner is None:
+        return False
     added = False
     for node in alike:
-        places = _changing(graph, sizes, node)
-        if not places:
-            continue
-        place = places[0]
-        own = _ids(graph, place)
-        partner = _partner(graph, obstacle, node, place)
-        if own is None or partner is None:
+        place = _shift(graph, obstacle.node, node, places[0])
+        other = _shift(graph, obstacle.node, node, partner)
+        if place is None or other is None:
             continue
         reason = f"the code of {node.module or 'the model'} takes both sizes from one"
-        link = SameSize(place, partner, reason)
-        if link not in known.constraints:
+        link = SameSize(place, other, reason)
+        if link not in known.constraints and _compatible(graph, place, other):
             known.constraints.append(link)
             added = True
     return added
 
 
-def _partner(graph: Graph, obstacle: Obstacle, node: Node, place: Place) -> Place | None:
-    own = _ids(graph, place)
-    assert own is not None
-    classes = set(graph.coupling.labels[own].ravel().tolist())
+def _compatible(graph: Graph, place: Place, other: Place) -> bool:
+    """Whether two dimensions can be of one size, each losing indices of its own."""
+    a, b = _ids(graph, place), _ids(graph, other)
+    if a is None or b is None or max(a.size, b.size) % min(a.size, b.size):
+        return False
+    labels = graph.coupling.labels
+    return set(labels[a].ravel().tolist()).isdisjoint(labels[b].ravel().tolist())
+
+
+def _partner(
+    graph: Graph, sizes: ExpectedSizes, obstacle: Obstacle, place: Place
+) -> Place | None:
+    """The dimension that the code took the size from."""
+    node = obstacle.node
     candidates: list[Place] = []
     if obstacle.holder is not None:
-        shift = _shift(graph, obstacle, node)
-        if shift is not None:
-            candidates.append(shift)
-    for index in graph.trace.module_inputs.get(node.module, ()):
-        candidates += [(index, dim) for dim in range(len(graph.trace.values[index].shape))]
+        candidates.append(obstacle.holder)
+    asked = [
+        (old, new)
+        for old, new in zip(sizes_in(node.args), obstacle.called, strict=False)
+        if old != new and old > 0 and new > 0
+    ]
+    earlier = graph.trace.nodes[: node.index][::-1]
+    own = [other for other in earlier if other.module == node.module]
+    near = dict.fromkeys(graph.trace.module_inputs.get(node.module, ()))
+    for other in (*own, *earlier[:REACH]):
+        near |= dict.fromkeys((*other.outputs, *other.inputs))
+    for index in near:
+        for dim, (dense, now) in enumerate(
+            zip(graph.trace.values[index].shape, sizes.shape(index), strict=True)
+        ):
+            # A size is used as it is, or divided by a count: C, or C // heads.
+            if any(dense % old == 0 and now // (dense // old) == new for old, new in asked):
+                candidates.append((index, dim))
     for candidate in candidates:
-        other = _ids(graph, candidate)
-        if other is None or other.size != own.size:
-            continue
-        if classes.isdisjoint(graph.coupling.labels[other].ravel().tolist()):
+        if _compatible(graph, place, candidate):
             return candidate
     return None
 
 
-def _shift(graph: Graph, obstacle: Obstacle, node: Node) -> Place | None:
-    """The place in this module that corresponds to the holder in the obstacle's module."""
-    assert obstacle.holder is not None
-    made = {index: n for n in graph.trace.nodes for index in n.outputs}
-    value, dim = obstacle.holder
-    source = made.get(value)
-    if source is None:
-        return None
-    if node.index == obstacle.node.index:
-        return obstacle.holder
-    at = node.index + source.index - obstacle.node.index
-    if not 0 <= at < len(graph.trace.nodes):
-        return None
-    twin = graph.trace.nodes[at]
-    position = source.outputs.index(value)
-    if twin.op != source.op or len(twin.outputs) <= position:
-        return None
-    return twin.outputs[position], dim
+def _shift(graph: Graph, here: Node, there: Node, place: Place) -> Place | None:
+    """The place that stands to one operation as the given place stands to another."""
+    if here.index == there.index:
+        return place
+    value, dim = place
+    given = graph.trace.module_inputs.get(here.module, [])
+    if value in given:
+        twins = graph.trace.module_inputs.get(there.module, [])
+        at = given.index(value)
+        return (twins[at], dim) if at < len(twins) else None
+    for kind in ("outputs", "inputs"):
+        for source in graph.trace.nodes[: here.index + 1][::-1]:
+            listed = getattr(source, kind)
+            if value in listed:
+                index = there.index + source.index - here.index
+                if not 0 <= index < len(graph.trace.nodes):
+                    return None
+                twin = graph.trace.nodes[index]
+                position = listed.index(value)
+                if twin.op != source.op or len(getattr(twin, kind)) <= position:
+                    return None
+                return getattr(twin, kind)[position], dim
+    return None
 
 
 def _flip(
@@ -166,10 +193,9 @@ def _flip(
             if array is not None:
                 meant |= set(graph.coupling.labels[array].ravel().tolist())
         for split in splits.values():
-            at = graph.split_choice.get(split.node, 0)
             touched = graph.coupling.labels[split.ids].tolist()
-            if at + 1 < split.choices and not meant.isdisjoint(touched):
-                known.split_choice[split.node] = at + 1
+            if split.choices > 1 and not meant.isdisjoint(touched):
+                known.split_choice[split.node] = (split.choice + 1) % split.choices
                 flipped = True
     return flipped
 
@@ -182,7 +208,14 @@ def _fix(
         where = node.module or "the model"
         op = node.op.removeprefix("aten::")
         reason = f"the code of {where} fixes its size ({op}: {obstacle.message})"
-        for place in _changing(graph, sizes, node):
+        places = _changing(graph, sizes, node)
+        if obstacle.outputs:
+            places = [(node.outputs[output], dim) for output, dim in obstacle.outputs]
+        if not places:
+            # The code took a size off something that it was given.
+            given = graph.trace.module_inputs.get(node.module, ())
+            places = [place for index in given for place in _changed_dims(graph, sizes, index)]
+        for place in places:
             fix = Fix(*place, reason)
             if _ids(graph, place) is not None and not any(
                 isinstance(c, Fix) and (c.value, c.dim) == place for c in known.constraints

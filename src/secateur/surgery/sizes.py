@@ -40,6 +40,8 @@ def sizes_of(module: nn.Module, shapes: dict[str, tuple[int, ...]]) -> dict[str,
 
 
 def _linear(module: nn.Linear, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    if "weight" not in shapes:
+        return {}
     out, into = shapes["weight"]
     return {"in_features": into, "out_features": out}
 
@@ -61,7 +63,10 @@ def _convolution(module: _ConvNd, shapes: dict[str, tuple[int, ...]]) -> dict[st
 
 
 def _group_norm(module: nn.GroupNorm, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    return {"num_channels": shapes[""][1]} if "" in shapes else {}
+    if "" not in shapes:
+        return {}
+    groups = shapes.get("groups", (module.num_groups,))[0]
+    return {"num_channels": shapes[""][1], "num_groups": groups}
 
 
 def _norm_base(module: _NormBase, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A trial run of the pruned model, before anything real is touched.
 
-The model runs with weights that have their new shapes and no memory. Every operation is
+The model runs with weights that have their new shapes and take no memory. Every operation is
 compared with the recorded forward pass: does it run, and does its result have the size that the
 graph predicts? Where a module's own attribute holds an old size, the attribute follows and the
 module is run again. What no attribute explains becomes a constraint, and the plan is made anew.
@@ -11,25 +11,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from secateur.graph.graph import Graph
-from secateur.graph.trace import Node, Recorder, Ref, Trace, named_state
+from secateur.graph.trace import INCIDENTAL, Node, Recorder, Trace, canonical, named_state
 from secateur.inputs import Inputs, evaluating
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.transaction import Snapshot
 
 __all__ = ["Attempt", "Obstacle", "ScaleChange", "attempt"]
 
-# Operations that appear or vanish with strides and sizes of one, and carry sizes unchanged.
-INCIDENTAL = frozenset(
-    f"aten::{name}"
-    for name in "clone alias detach lift_fresh _to_copy empty as_strided contiguous".split()
-)
-SAME = {"aten::_unsafe_view": "aten::view", "aten::_reshape_alias": "aten::view"}
 SCALING = {"aten::mul": -1, "aten::div": 1}
 
 
@@ -45,12 +42,18 @@ class Obstacle:
         Path of the module whose code calls it.
     holder : tuple of int or None
         (value, dim) that already decided the size which two places of the code disagree about.
+    outputs : list of (int, int)
+        (output, dim) of every result that has a wrong size; empty where there was no result.
+    called : tuple of int
+        The sizes that the code asked for: integers among the arguments, in order.
     """
 
     node: Node
     module: str
     message: str
     holder: tuple[int, int] | None = None
+    outputs: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    called: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
@@ -87,10 +90,21 @@ class Attempt:
 class _Stop(Exception):
     """Raised inside the model's code at an operation that does not fit."""
 
-    def __init__(self, position: int, message: str) -> None:
+    def __init__(
+        self,
+        position: int,
+        message: str,
+        outputs: list[tuple[int, int]] | None = None,
+        called: tuple[int, ...] = (),
+    ) -> None:
         super().__init__(message)
         self.position = position
         self.message = message
+        self.outputs = outputs or []
+        self.called = called
+
+
+_Change = tuple[Any, Any, "tuple[int, int] | None"]
 
 
 class _Runner(Recorder):
@@ -99,7 +113,7 @@ class _Runner(Recorder):
     def __init__(self, model: nn.Module, inputs: Inputs, sizes: ExpectedSizes) -> None:
         super().__init__(model, inputs)
         self.sizes = sizes
-        self.dense = [n for n in sizes.graph.trace.nodes if n.op not in INCIDENTAL]
+        self.dense = sizes.graph.trace.essential()
         self.position = 0
         self.followed = True
         self.scales: dict[int, list[ScaleChange]] = {}
@@ -108,21 +122,27 @@ class _Runner(Recorder):
         if node.op in INCIDENTAL or not self.followed:
             return func(*args, **kwargs)
         at = self.position
-        if at >= len(self.dense) or SAME.get(self.dense[at].op, self.dense[at].op) != SAME.get(
-            node.op, node.op
-        ):
+        if at >= len(self.dense) or canonical(self.dense[at].op) != canonical(node.op):
             self.followed = False
             return func(*args, **kwargs)
         dense = self.dense[at]
         try:
             result = func(*args, **kwargs)
         except Exception as error:
-            raise _Stop(at, str(error).partition("\n")[0]) from error
+            raise _Stop(
+                at, str(error).partition("\n")[0], called=sizes_in(node.args)
+            ) from error
         flat = result if isinstance(result, (tuple, list)) else (result,)
         found = [tuple(t.shape) for t in flat if isinstance(t, Tensor)]
         wanted = [self.sizes.shape(index) for index in dense.outputs]
         if found != wanted:
-            raise _Stop(at, f"{node.op} returns {found} where {wanted} is due")
+            wrong = [
+                (output, dim)
+                for output, (a, b) in enumerate(zip(found, wanted, strict=False))
+                for dim, (left, right) in enumerate(zip(a, b, strict=False))
+                if left != right
+            ]
+            raise _Stop(at, f"it returns {found} where {wanted} is due", wrong, sizes_in(node.args))
         self._compare_scales(at, dense, node)
         self.position += 1
         return result
@@ -191,14 +211,22 @@ def attempt(
 def _hollow(
     model: nn.Module, shapes: dict[str, tuple[int, ...]], values: dict[str, Tensor]
 ) -> None:
-    """Give every tensor that is cut its new shape; one element stands for all."""
+    """Give every tensor that is cut its new shape, without memory behind it."""
     for name, tensor in named_state(model).items():
         if name in values:
             tensor.data = values[name]
         elif name in shapes:
             if tensor.is_leaf:
                 tensor.grad = None
-            tensor.data = tensor.data.new_ones(1).expand(shapes[name])
+            tensor.data = _blank(tensor.data, shapes[name])
+
+
+def _blank(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Zeros that take no memory until they are written: the system maps them all to one page."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    count = math.prod(shape) * like.element_size()
+    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(like.dtype).reshape(shape)
 
 
 @dataclasses.dataclass
@@ -225,7 +253,14 @@ class _Follower:
         obstacle = None
         if stop is not None:
             at = min(stop.position, len(runner.dense) - 1)
-            obstacle = Obstacle(runner.dense[at], self.where, stop.message, self.conflict)
+            obstacle = Obstacle(
+                runner.dense[at],
+                self.where,
+                stop.message,
+                self.conflict,
+                stop.outputs,
+                stop.called,
+            )
         attributes: dict[str, dict[str, Any]] = {}
         for (path, key), held in self.held.items():
             attributes.setdefault(path, {})[key] = held.value
@@ -285,29 +320,54 @@ class _Follower:
         runner = self.runner
         if stop.position >= len(runner.dense):
             return None
-        node = runner.dense[stop.position]
-        for old, new, where in self._changes(node):
-            for key, current in list(module.__dict__.items()):
-                held = self.held.get((path, key))
-                dense = held.dense if held else current
+        changes = self._changes(runner.dense[stop.position])
+        for tried in [*([change] for change in changes), changes]:
+            before = self._set(path, module, tried)
+            if not before:
+                continue
+            output, further = again()
+            if further is None or further.position > stop.position:
+                self.conflict = None
+                return output, further
+            for key, (value, held) in before.items():
+                setattr(module, key, value)
+                if held is None:
+                    self.held.pop((path, key), None)
+                else:
+                    self.held[path, key] = held
+        return None
+
+    def _set(
+        self, path: str, module: nn.Module, changes: list[_Change]
+    ) -> dict[str, tuple[Any, _Held | None]]:
+        """Give every attribute that holds one of the old sizes the new one; what they were."""
+        before: dict[str, tuple[Any, _Held | None]] = {}
+        for key, current in list(module.__dict__.items()):
+            if key.startswith("_"):
+                continue
+            held = self.held.get((path, key))
+            dense = held.dense if held else current
+            for old, new, where in changes:
                 wanted = replaced(dense, old, new)
-                if key.startswith("_") or wanted is None or wanted == current:
+                if wanted is None or wanted == current:
                     continue
                 if held is not None:
                     self.conflict = self.conflict or held.where
+                before[key] = (current, held)
                 setattr(module, key, wanted)
-                output, further = again()
-                if further is None or further.position > stop.position:
-                    self.held[path, key] = _Held(dense, wanted, where)
-                    self.conflict = None
-                    return output, further
-                setattr(module, key, current)
-        return None
+                self.held[path, key] = _Held(dense, wanted, where)
+                break
+        return before
 
-    def _changes(self, node: Node) -> list[tuple[int, int, tuple[int, int] | None]]:
+    def _changes(self, node: Node) -> list[_Change]:
         """Old and new sizes that meet at an operation, those of its results first."""
         sizes, values = self.runner.sizes, self.runner.sizes.graph.trace.values
-        found: list[tuple[int, int, tuple[int, int] | None]] = []
+        found: list[_Change] = []
+        if node.op in ("aten::split_with_sizes", "aten::unsafe_split_with_sizes"):
+            dim = node.bound["dim"]
+            old = tuple(values[index].shape[dim] for index in node.outputs)
+            new = tuple(sizes.shape(index)[dim] for index in node.outputs)
+            found.append((old, new, None))
         for index in (*node.outputs, *node.inputs):
             for dim, (old, new) in enumerate(
                 zip(values[index].shape, sizes.shape(index), strict=True)
@@ -335,16 +395,38 @@ class _Follower:
         return [(old, new) for old, new in ends if old != new]
 
 
-def replaced(value: Any, old: int, new: int) -> Any:
+def sizes_in(args: tuple[Any, ...]) -> tuple[int, ...]:
+    """Integers among arguments, those of lists included.
+
+    Examples
+    --------
+    >>> sizes_in((None, [2, -1, 3], 4, True))
+    (2, -1, 3, 4)
+    """
+    found: list[int] = []
+    for argument in args:
+        if isinstance(argument, (list, tuple)):
+            found.extend(sizes_in(tuple(argument)))
+        elif isinstance(argument, int) and not isinstance(argument, bool):
+            found.append(argument)
+    return tuple(found)
+
+
+def replaced(value: Any, old: int | tuple[int, ...], new: int | tuple[int, ...]) -> Any:
     """An attribute's value with an old size changed to a new one; None where it holds none.
 
     Examples
     --------
     >>> replaced(64, 64, 40), replaced((8, 64), 64, 40), replaced(3, 64, 40)
     (40, (8, 40), None)
+    >>> replaced([6, 8], (6, 8), (3, 5))
+    [3, 5]
     """
     if isinstance(value, bool):
         return None
+    if isinstance(old, tuple):
+        whole = isinstance(value, (list, tuple)) and tuple(value) == old
+        return type(value)(new) if whole else None
     if isinstance(value, int):
         return new if value == old else None
     if isinstance(value, (list, tuple)) and value:
@@ -355,9 +437,3 @@ def replaced(value: Any, old: int, new: int) -> Any:
     return None
 
 
-def operands(node: Node) -> list[Ref]:
-    """The tensors among an operation's positional arguments."""
-    return [argument for argument in node.args if isinstance(argument, Ref)]
-
-
-__all__ += ["operands", "replaced"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from secateur.graph.lanes import Lane, Layout
-from secateur.graph.propagate import Propagation, rule
+from secateur.graph.propagate import Propagation, Split, rule
 from secateur.graph.trace import Node, Ref
 
 FIXED = "it is multiplied with a dimension that cannot change"
@@ -154,8 +154,14 @@ def convolution(p: Propagation, node: Node) -> list[Layout]:
     kernel = len(p.shape(weight)) - 2
     layout = p.aligned(x)
     channel = len(layout) - kernel - 1
-    p.pin(layout, range(channel + 1, len(layout)), "a convolution slides along it")
+    spatial: Layout = [None] * kernel
+    if _pointwise(p, node, kernel):
+        spatial = layout[channel + 1 :]
+    else:
+        p.pin(layout, range(channel + 1, len(layout)), "a convolution slides along it")
     w = p.aligned(weight)
+    bound = [dim for dim in range(2, kernel + 2) if (lane := w[dim]) and lane.ids is not None]
+    p.pin(w, bound, "it is a position of the kernel")
     out_dim, in_dim = (1, 0) if transposed else (0, 1)
     produce(p, weight, out_dim)
     if not p.static[weight.index]:
@@ -174,7 +180,18 @@ def convolution(p: Propagation, node: Node) -> list[Layout]:
     result: Layout = [None] * len(p.shape(node.outputs[0]))
     result[:channel] = layout[:channel]
     result[channel] = out if p.shape(node.outputs[0])[channel] > 1 else None
+    result[channel + 1 :] = spatial
     return [result]
+
+
+def _pointwise(p: Propagation, node: Node, kernel: int) -> bool:
+    """Whether every position is treated by itself: kernel 1, stride 1, no padding."""
+    size = p.shape(node.args[1])[2:]
+    return (
+        all(n == 1 for n in (*size, *node.bound["stride"]))
+        and not any(node.bound["padding"])
+        and not any(node.bound.get("output_padding") or ())
+    )
 
 
 def _grouped(
@@ -200,7 +217,8 @@ def _grouped(
     reason = p.why("a grouped convolution gives every group equally many")
     if x is not None:
         taken = p.ledger.ids(x).reshape(groups, in_per)
-        p.splits[node.index] = _as_split(node, x, 1 if whole else 2)
+        choices = 1 if in_per == 1 else 2
+        p.splits[node.index] = Split(node.index, p.ledger.ids(x).ravel(), choices, int(whole))
     if x is None:
         if in_lane is not None:
             p.ledger.protect(in_lane, p.why(FIXED))
@@ -226,13 +244,6 @@ def _grouped(
             p.ledger.protect(in_lane, p.why("whole groups are removed instead"))
         made = out_lane
     return made
-
-
-def _as_split(node: Node, lane: Lane, choices: int) -> object:
-    from secateur.graph.propagate import Split
-
-    assert lane.ids is not None
-    return Split(node.index, lane.ids.ravel(), choices)
 
 
 def _tie_inner(p: Propagation, taken: np.ndarray, in_lane: Lane | None, reason: str) -> None:

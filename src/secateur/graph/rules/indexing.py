@@ -26,7 +26,8 @@ def embedding_bag(p: Propagation, node: Node) -> list[Layout]:
     layout = p.layout(node.args[0])
     p.pin(layout, [0], "its rows are looked up by value")
     p.producers.setdefault(p.value(node.args[0]).name, set()).add(1)
-    return [[None, layout[1]]] + [[None] * len(p.shape(index)) for index in node.outputs[1:]]
+    bag: Layout = [None, layout[1]]
+    return [bag if len(p.shape(index)) == 2 else [None] for index in node.outputs]
 
 
 @rule("aten::index_select")
@@ -87,14 +88,16 @@ def gather(p: Propagation, node: Node) -> list[Layout]:
       "aten::_unsafe_index_put", "aten::select_scatter", "aten::slice_scatter")  # fmt: skip
 def scatter(p: Propagation, node: Node) -> list[Layout]:
     """Along the written dimension places are values; along the others both sides are tied."""
-    if node.op not in ("aten::scatter", "aten::scatter_add"):
+    if node.op not in ("aten::scatter", "aten::scatter_add", "aten::index_add",
+                       "aten::index_copy"):  # fmt: skip
         return p.give_up(node, "it is written to by place")
-    target, dim, picks = node.args[:3]
+    target, dim = node.args[:2]
     layout = p.aligned(target)
     dim %= len(layout)
     p.pin(layout, [dim], "it is written to by place")
     layout[dim] = None
-    others = [ref for ref in node.args[2:4] if isinstance(ref, Ref)]
+    rank = len(layout)
+    others = [ref for ref in node.args[2:4] if isinstance(ref, Ref) and len(p.shape(ref)) == rank]
     for at in range(len(layout)):
         if at == dim or p.shape(target)[at] == 1:
             continue

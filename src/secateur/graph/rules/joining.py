@@ -148,13 +148,30 @@ def slice_(p: Propagation, node: Node) -> list[Layout]:
 
 def _keep_phase(p: Propagation, ids: Ids, first: int, step: int) -> None:
     """Every step-th index is picked: whole strides must go together, or the phase shifts."""
-    p.ledger.protect_ids(ids[:first], p.why("it lies before the start of a strided slice"))
-    body = ids[first:]
+    begin = first if first >= step else 0
+    p.ledger.protect_ids(ids[:begin], p.why("it lies before the start of a strided slice"))
+    body = ids[begin:]
     whole = len(body) // step * step
     strides = body[:whole].reshape(-1, step)
     for column in range(1, step):
         p.ledger.equate(strides[:, 0], strides[:, column])
     p.ledger.protect_ids(body[whole:], p.why("it is the unfinished end of a strided slice"))
+
+
+@rule("aten::glu")
+def glu(p: Propagation, node: Node) -> list[Layout]:
+    """One half of a dimension gates the other."""
+    source, target = node.inputs[0], node.outputs[0]
+    shape = p.shape(source)
+    dim = node.bound["dim"] % len(shape)
+    half = shape[dim] // 2
+    first, second = cut(p, source, dim, [(0, half), (half, 2 * half)])
+    result: Layout = []
+    sizes = dict(enumerate(p.shape(target)))
+    for at, (a, b) in enumerate(zip(first, second, strict=True)):
+        single = sizes[at] == 1
+        result.append(None if single else p.ledger.unite([a, b], sizes, p.why("it is gated")))
+    return [result]
 
 
 @rule("aten::select", "aten::select_copy")
@@ -204,6 +221,14 @@ def flip(p: Propagation, node: Node) -> list[Layout]:
         if lane is not None:
             layout[dim] = Lane(lane.size, p.ledger.ids(lane)[::-1])
     return [layout]
+
+
+@rule("aten::rot90")
+def rot90(p: Propagation, node: Node) -> list[Layout]:
+    layout = p.aligned(node.inputs[0])
+    dims = [dim % len(layout) for dim in node.bound["dims"]]
+    p.pin(layout, dims, "it is rotated")
+    return [[None if dim in dims else lane for dim, lane in enumerate(layout)]]
 
 
 @rule("aten::roll")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from secateur.graph.lanes import Layout
+import numpy as np
+
+from secateur.graph.lanes import Lane, Layout
 from secateur.graph.propagate import Propagation, Split, rule
 from secateur.graph.trace import Node, Ref
 
@@ -58,17 +60,22 @@ def group_norm(p: Propagation, node: Node) -> list[Layout]:
     if channels > 1:
         lanes = [layout[1], *(p.aligned(ref)[0] for ref in scales)]
         layout[1] = p.ledger.unite(lanes, {}, p.why(FIXED))
-    lane = layout[1]
+    lane, per_group = layout[1], None
     if lane is not None:
         ids = p.ledger.ids(lane)
-        p.splits[node.index] = Split(node.index, ids, 1)
-        p.ledger.balance(
-            list(ids.reshape(groups, -1)), p.why("every group of the norm loses equally many")
-        )
+        rows = ids.reshape(groups, -1)
+        choice = p.split_choice.get(node.index, int(groups == channels))
+        p.splits[node.index] = Split(node.index, ids, 2, choice)
+        if choice:
+            p.ledger.equate(rows[:, :1], rows)
+            per_group = Lane(groups, np.ascontiguousarray(rows[:, 0])) if groups > 1 else None
+        else:
+            p.ledger.balance(list(rows), p.why("every group of the norm loses equally many"))
         if groups < channels:
             p.mixes([(x.index, 1)], exact_with_zeros=False)
     p.mixes([(x.index, dim) for dim in range(2, len(layout))], exact_with_zeros=False)
-    return [layout] + [[None] * len(p.shape(index)) for index in node.outputs[1:]]
+    statistics: Layout = [layout[0], per_group]
+    return [layout, statistics, statistics][: len(node.outputs)]
 
 
 @rule("aten::_weight_norm_interface", "aten::_weight_norm")

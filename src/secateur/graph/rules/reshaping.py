@@ -124,11 +124,13 @@ def _place(
     if not inside:
         p.ledger.protect(lane, p.why("a view leaves no part of it that can change alone"))
         return
-    choice = min(p.split_choice.get(node.index, 0), len(inside) - 1)
+    default = _default_choice([full.shape[axis] for axis in inside])
+    choice = min(p.split_choice.get(node.index, default), len(inside) - 1)
     at = inside[len(inside) - 1 - choice]
     fresh_cut = len(inside) > 1
     if fresh_cut:
-        p.splits[node.index] = Split(node.index, p.ledger.ids(lane).ravel(), len(inside))
+        ids = p.ledger.ids(lane).ravel()
+        p.splits[node.index] = Split(node.index, ids, len(inside), choice)
     outer = [axis for axis in axes if axis not in inside or axis < at]
     inner = [axis for axis in inside if axis > at]
     ids = full
@@ -148,6 +150,18 @@ def _place(
         p.ledger.balance(
             list(ids.reshape(-1, full.shape[at])), p.why("a view cuts it into equal rows")
         )
+
+
+def _default_choice(sizes: list[int]) -> int:
+    """Which part of a cut dimension shrinks, counted from the innermost.
+
+    The innermost, as the width of heads does, unless it is a small factor of a larger part: the
+    two of a maxout, the four of a pixel shuffle.
+    """
+    inner = sizes[-1]
+    if inner > 8 or inner >= max(sizes):
+        return 0
+    return len(sizes) - 1 - sizes.index(max(sizes))
 
 
 def _everywhere(lane: Lane, dim: int, dims: list[int], source: tuple[int, ...]) -> Ids:
@@ -177,6 +191,7 @@ def permute_layout(layout: Layout, order: list[int]) -> Layout:
 
 @rule("aten::permute")
 def permute(p: Propagation, node: Node) -> list[Layout]:
+    follow_root(p, node)
     layout = p.layout(node.inputs[0])
     order = [dim % len(layout) for dim in node.args[1]]
     return [permute_layout(layout, order)]
@@ -184,12 +199,14 @@ def permute(p: Propagation, node: Node) -> list[Layout]:
 
 @rule("aten::t", "aten::numpy_T")
 def t(p: Propagation, node: Node) -> list[Layout]:
+    follow_root(p, node)
     layout = p.layout(node.inputs[0])
     return [permute_layout(layout, list(range(len(layout)))[::-1])]
 
 
 @rule("aten::transpose", "aten::swapaxes")
 def transpose(p: Propagation, node: Node) -> list[Layout]:
+    follow_root(p, node)
     layout = p.layout(node.inputs[0])
     order = list(range(len(layout)))
     if order:
