@@ -1,0 +1,166 @@
+"""Prune one architecture and write down what happened; a process of its own for each.
+
+Usage: ``python -m benchmarks.coverage_one NAME BUDGET CRITERION OUT.json``
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import architectures
+import secateur as sc
+from parity import randomise
+from secateur.errors import BudgetError, NothingToPruneError
+from secateur.inputs import as_inputs, evaluating, named_tensors, run
+
+# Where half the MACs cannot go, the hardest of these that can be met is pruned and verified.
+EASIER = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)
+SHOWN_REASONS = 40
+
+
+@torch.no_grad()
+def settle(model: nn.Module, inputs: Any) -> None:
+    """Move running statistics to those of the example inputs, without losing their spread.
+
+    With statistics of pure chance the signal of a deep net dies out on the way, and then any
+    pruned model agrees with any other.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in norms if m.track_running_stats and m.momentum is not None]
+    before = [(m, m.momentum, m.training) for m in norms]
+    for norm in norms:
+        norm.momentum = 0.9
+        norm.train()
+    try:
+        run(model, as_inputs(inputs))
+    finally:
+        for norm, momentum, training in before:
+            norm.momentum = momentum
+            norm.train(training)
+
+
+def signal(model: nn.Module, inputs: Any) -> float:
+    """Return how much the outputs of two examples of the batch differ, relative to their size."""
+    with evaluating(model):
+        tensors = [t for _, t in named_tensors(run(model, as_inputs(inputs)))]
+    largest = 0.0
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.ndim and len(tensor) == architectures.BATCH:
+            size = float(tensor.abs().max())
+            largest = max(largest, float((tensor[0] - tensor[1]).abs().max()) / max(size, 1e-30))
+    return largest
+
+
+def learn(model: nn.Module, inputs: Any, training: bool) -> str | None:
+    """Run one step of gradient descent; return what went wrong, if anything did."""
+    model.train(training)
+    model.zero_grad()
+    try:
+        outputs = [
+            t for _, t in named_tensors(model(*as_inputs(inputs).args, **as_inputs(inputs).kwargs))
+        ]
+        sum(t.float().pow(2).mean() for t in outputs if t.requires_grad).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.sub_(1e-6 * parameter.grad)
+    except Exception as error:
+        return f"{type(error).__name__}: {_first_line(error)}"
+    finally:
+        model.zero_grad()
+        model.eval()
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+@contextlib.contextmanager
+def timed(record: dict[str, Any], key: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        record[key] = round(time.perf_counter() - start, 3)
+
+
+def attempt(name: str, budget: float, criterion: str) -> dict[str, Any]:
+    """Prune one architecture; every way it can end is a field of the record."""
+    item = architectures.architecture(name)
+    record: dict[str, Any] = {"status": "build"}
+    with timed(record, "build_seconds"):
+        model, inputs = item.build(), item.inputs()
+        randomise(model, seed=0)
+        settle(model, inputs)
+    record["signal"] = signal(model, inputs)
+    trained = {"eval": learn(model, inputs, False), "train": learn(model, inputs, True)}
+    record["status"] = "crash"
+    asked = budget
+    try:
+        for asked in (budget, *(easier for easier in EASIER if easier > budget)):
+            try:
+                with timed(record, "seconds"):
+                    result = sc.prune(model, inputs, budget={"macs": asked}, criterion=criterion)
+                break
+            except BudgetError as error:
+                record.setdefault("why_not", _first_line(error))
+        else:
+            raise NothingToPruneError(record["why_not"])
+    except NothingToPruneError as error:
+        record |= {"status": "nothing", "why_not": _first_line(error)}
+        with contextlib.suppress(Exception):
+            protected = sc.trace(model, inputs).protected
+            record["protected"] = [list(entry) for entry in protected[:SHOWN_REASONS]]
+        return record
+    except Exception as error:
+        record |= {
+            "error": f"{type(error).__name__}: {_first_line(error)}",
+            "traceback": traceback.format_exc()[-4000:],
+        }
+        return record
+    record |= {
+        "status": "pruned",
+        "asked": asked,
+        "met": asked == budget and result.after.macs <= budget * result.before.macs,
+        "ratio": result.after.macs / result.before.macs,
+        "macs": result.before.macs,
+        "parameters": result.before.params,
+        "parameters_left": result.after.params / result.before.params,
+        "parity": None,
+        "groups": len(result.groups),
+        "protected": [list(entry) for entry in result.skipped[:SHOWN_REASONS]],
+        "n_protected": len(result.skipped),
+    }
+    with evaluating(model):
+        outputs = [t for _, t in named_tensors(run(model, as_inputs(inputs)))]
+    size = max(float(t.abs().max()) for t in outputs if t.is_floating_point())
+    record["parity"] = result.error / max(size, 1e-30)
+    record["finite"] = all(bool(torch.isfinite(t).all()) for t in outputs if t.is_floating_point())
+    # A dense model that cannot take the step is no fault of pruning.
+    record["backward"] = None if trained["eval"] else learn(model, inputs, False)
+    record["training"] = None if trained["train"] else learn(model, inputs, True)
+    return record
+
+
+def main() -> None:
+    name, budget, criterion, out = sys.argv[1:]
+    torch.manual_seed(0)
+    record = attempt(name, float(budget), criterion)
+    Path(out).write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Every architecture that coverage is measured on: name, set, builder, example inputs, size.
+
+The names, sizes and input shapes come from ``architectures.json``, so listing them builds and
+imports nothing; ``python benchmarks/architecture_table.py`` writes that file anew. A name is
+``SET:MODEL`` (``"timm:resnet10t"``), and building gives random weights, never pretrained ones.
+
+Examples
+--------
+>>> len(names("torchvision"))
+80
+>>> architecture("torchvision:resnet18").parameters
+11689512
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "SETS",
+    "Architecture",
+    "architecture",
+    "architectures",
+    "import_torchvision",
+    "names",
+]
+
+SETS = ("torchvision", "segmentation", "timm", "hf", "yolo")
+TABLE = Path(__file__).with_name("architectures.json")
+BATCH = 2
+
+# The operator declarations live only as long as their library object.
+_LIBRARIES: list[torch.library.Library] = []
+
+
+def import_torchvision() -> None:
+    """Import torchvision, also where its compiled operators were built for another PyTorch.
+
+    Its Python code registers fake kernels for two operators that the extension would declare;
+    classification and segmentation models never call them.
+    """
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _LIBRARIES.append(library)
+        import torchvision  # noqa: F401
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """One model that can be built with random weights.
+
+    Parameters
+    ----------
+    name : str
+        ``SET:MODEL``.
+    parameters : int
+        Number of parameters.
+    macs : int
+        Multiply-accumulates of one example.
+    input : list of int or None
+        Shape of one example (channels, height, width); None where the inputs are a dict of
+        several tensors.
+    options : dict
+        Keyword arguments of the builder, such as a smaller image size.
+    family : str
+        The module of timm that defines it, or the set.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+    input: list[int] | None
+    options: dict[str, Any]
+    family: str
+
+    @property
+    def set(self) -> str:
+        return self.name.split(":")[0]
+
+    @property
+    def model(self) -> str:
+        return self.name.split(":", 1)[1]
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """Return the model with random weights, in eval mode."""
+        torch.manual_seed(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _BUILDERS[self.set](self.model, **self.options).eval()
+
+    def inputs(self, seed: int = 0) -> Tensor | dict[str, Any]:
+        """Return example inputs: two images, or a dict of keyword inputs."""
+        if self.input is None:
+            from hf_architectures import HF_ARCHITECTURES
+
+            return HF_ARCHITECTURES[self.model][1]()
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(BATCH, *self.input, generator=generator)
+
+
+def _torchvision(name: str, **options: Any) -> nn.Module:
+    import_torchvision()
+    import torchvision
+
+    # Inception and GoogLeNet otherwise spend half a minute on truncated normals.
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False
+    return torchvision.models.get_model(name, weights=None, **options)
+
+
+def _segmentation(name: str, **options: Any) -> nn.Module:
+    import_torchvision()
+    import torchvision
+
+    return torchvision.models.get_model(name, weights=None, weights_backbone=None, **options)
+
+
+def _timm(name: str, **options: Any) -> nn.Module:
+    import_torchvision()
+    import timm
+
+    return timm.create_model(name, pretrained=False, **options)
+
+
+def _hugging_face(name: str) -> nn.Module:
+    # transformers imports torchvision for its image processors where it is installed.
+    import_torchvision()
+    from hf_architectures import HF_ARCHITECTURES
+
+    return HF_ARCHITECTURES[name][0]()
+
+
+def _yolo(name: str) -> nn.Module:
+    from detectors import DETECTORS
+
+    return DETECTORS[name]()
+
+
+_BUILDERS = {
+    "torchvision": _torchvision,
+    "segmentation": _segmentation,
+    "timm": _timm,
+    "hf": _hugging_face,
+    "yolo": _yolo,
+}
+
+
+@functools.cache
+def architectures() -> dict[str, Architecture]:
+    """Return every architecture by name, set after set, in the order of ``SETS``."""
+    table = json.loads(TABLE.read_text())
+    return {
+        f"{kind}:{model}": Architecture(
+            name=f"{kind}:{model}",
+            parameters=row["parameters"],
+            macs=row["macs"],
+            input=row.get("input"),
+            options=row.get("options", {}),
+            family=row.get("family", kind),
+        )
+        for kind in SETS
+        for model, row in table.get(kind, {}).items()
+    }
+
+
+def architecture(name: str) -> Architecture:
+    """Return one architecture by its full name."""
+    return architectures()[name]
+
+
+def names(kind: str | None = None) -> list[str]:
+    """Return the names of one set, or of all sets."""
+    return [name for name, item in architectures().items() if kind in (None, item.set)]
