@@ -49,6 +49,12 @@ def test_inputs_of_a_batch_may_be_keywords() -> None:
     np.testing.assert_allclose(scores.values, score("taylor").values, rtol=1e-6)
 
 
+def test_the_outputs_own_loss_comes_first() -> None:
+    own = torch.tensor(2.0, requires_grad=True)
+    outputs = {"logits": torch.zeros(2, 4, requires_grad=True), "loss": own}
+    assert batch_loss(outputs, torch.tensor([0, 1]), None) == own
+
+
 def test_a_loss_of_ones_own() -> None:
     data = [(x, torch.zeros(len(x), 4)) for x, _ in make_data()]
     scores = score("taylor", data=data, loss=nn.functional.mse_loss)

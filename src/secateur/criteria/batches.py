@@ -84,14 +84,14 @@ def default_loss(outputs: Any, targets: Any) -> Tensor:
     >>> default_loss(torch.zeros(2, 4), torch.tensor([0, 1]))
     tensor(1.3863)
     """
-    if isinstance(targets, Mapping):
-        own = _field(outputs, "loss")
-        if own is None:
-            raise InputError(
-                "the model's output has no .loss for a dict batch; "
-                "put the labels into the batch or pass loss=f(outputs, batch)"
-            )
+    own = None if isinstance(outputs, Tensor) else _field(outputs, "loss")
+    if own is not None:
         return own
+    if isinstance(targets, Mapping):
+        raise InputError(
+            "the model's output has no .loss for a dict batch; "
+            "put the labels into the batch or pass loss=f(outputs, batch)"
+        )
     logits = outputs if isinstance(outputs, Tensor) else _field(outputs, "logits")
     if logits is None:
         raise InputError(
