@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 from secateur.allocation import ALLOCATIONS
+from secateur.cli import app
 from secateur.criteria import CRITERIA
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,3 +66,17 @@ def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:]]
     assert [page for page in pages if page not in navigation] == []
+
+
+def test_the_command_line_page_names_every_option() -> None:
+    command = typer.main.get_command(app)
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    for name, sub in command.commands.items():  # type: ignore[attr-defined]
+        assert f"## secateur {name}\n" in page
+        options = {
+            text
+            for parameter in sub.params
+            for text in (*parameter.opts, *parameter.secondary_opts)
+            if text.startswith("--")
+        }
+        assert sorted(option for option in options if f"`{option}`" not in page) == []
