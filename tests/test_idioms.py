@@ -12,6 +12,9 @@ from zoo import ZOO, Entry
 ENTRIES = list(ZOO.values())
 PRUNABLE = [entry for entry in ENTRIES if entry.prunable]
 
+# Of two units, each of which halves it, one must stay.
+ONCE = {"group_norm_after_uneven_cat"}
+
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=str)
 def test_gently(entry: Entry) -> None:
@@ -27,7 +30,7 @@ def test_hard_and_everything_that_can_shrink_does(entry: Entry) -> None:
         assert not missing, f"{missing} did not shrink: {reasons}"
 
 
-@pytest.mark.parametrize("entry", PRUNABLE, ids=str)
+@pytest.mark.parametrize("entry", [e for e in PRUNABLE if e.name not in ONCE], ids=str)
 def test_twice(entry: Entry) -> None:
     dense, inputs = prepared(entry, seed=3)
     known = facts(entry)

@@ -17,28 +17,44 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
 )
 RATIOS = st.sampled_from([0.3, 0.5, 0.7, 0.9])
+ROUNDINGS = st.sampled_from([1, 1, 2, 4])
 ALLOCATIONS = st.sampled_from(["uniform", "global"])
 
 
-def check(steps: list[Step], head: int, ratio: float, allocation: str, seed: int) -> None:
+def check(
+    steps: list[Step], head: int, ratio: float, allocation: str, seed: int, round_to: int = 1
+) -> None:
     model = randomise(RandomNet(steps, head, seed), seed).double().eval()
     inputs = torch.randn(2, 3, 8, 4, generator=torch.Generator().manual_seed(seed)).double()
-    check_model(model, inputs, ratio, seed=seed, allocation=allocation)
+    result = check_model(
+        model,
+        inputs,
+        ratio,
+        unit=("params", "macs")[seed % 2],
+        seed=seed,
+        allocation=allocation,
+        round_to=round_to,
+    )
+    for group in result.groups:
+        assert group.after >= 1
+        assert group.after == group.before or group.after % round_to == 0
 
 
-@given(nets(6), RATIOS, ALLOCATIONS, st.integers(0, 3))
+@given(nets(6), RATIOS, ALLOCATIONS, st.integers(0, 3), ROUNDINGS)
 @settings(SETTINGS, max_examples=60)
-def test_random_nets(net: tuple[list[Step], int], ratio: float, allocation: str, seed: int) -> None:
-    check(*net, ratio, allocation, seed)
+def test_random_nets(
+    net: tuple[list[Step], int], ratio: float, allocation: str, seed: int, round_to: int
+) -> None:
+    check(*net, ratio, allocation, seed, round_to)
 
 
 @pytest.mark.slow
-@given(nets(12), RATIOS, ALLOCATIONS, st.integers(0, 9))
+@given(nets(12), RATIOS, ALLOCATIONS, st.integers(0, 9), ROUNDINGS)
 @settings(SETTINGS, max_examples=600)
 def test_many_deep_random_nets(
-    net: tuple[list[Step], int], ratio: float, allocation: str, seed: int
+    net: tuple[list[Step], int], ratio: float, allocation: str, seed: int, round_to: int
 ) -> None:
-    check(*net, ratio, allocation, seed)
+    check(*net, ratio, allocation, seed, round_to)
 
 
 @pytest.mark.parametrize("name", sorted(STEPS))

@@ -190,19 +190,30 @@ class InstanceNorm1d(nn.Module):
         return self.last(self.norm(self.first(x)))
 
 
-@net(image(), "a.weight", "b.weight", "norm.weight", "last.weight")
-class GroupNormAfterCat(nn.Module):
-    """The norm's groups do not end where the branches do."""
+class NormAfterCat(nn.Module):
+    """A norm whose groups do not end where the branches do."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int, second: int) -> None:
         super().__init__()
-        self.a = nn.Conv2d(3, 10, 3, padding=1)
-        self.b = nn.Conv2d(3, 14, 1)
-        self.norm = nn.GroupNorm(3, 24)
-        self.last = nn.Conv2d(24, 5, 1)
+        self.a = nn.Conv2d(3, first, 3, padding=1)
+        self.b = nn.Conv2d(3, second, 1)
+        self.norm = nn.GroupNorm(3, first + second)
+        self.last = nn.Conv2d(first + second, 5, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(F.relu(self.norm(torch.cat([self.a(x), self.b(x)], 1))))
+
+
+@net(image(), "a.weight", "b.weight", "norm.weight", "last.weight", name="group_norm_after_cat")
+def group_norm_after_cat() -> nn.Module:
+    """The middle group has four channels of each branch."""
+    return NormAfterCat(12, 12)
+
+
+@net(image(), "a.weight", "b.weight", "last.weight", name="group_norm_after_uneven_cat")
+def group_norm_after_uneven_cat() -> nn.Module:
+    """The middle group has two channels of one branch and six of the other."""
+    return NormAfterCat(10, 14)
 
 
 @net(image(), "first.weight", "norm.weight", "grouped.weight", "last.weight")
