@@ -1,17 +1,16 @@
-"""Progress bars: one line per step of a longer run."""
+"""Progress: a bar per step on a terminal, a line per step in a log."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
+from rich.table import Column
 
 __all__ = ["Steps", "Tick"]
 
@@ -20,12 +19,12 @@ Tick: TypeAlias = Callable[[int, int, str], None]
 
 
 class Steps:
-    """A list of steps with a bar each, drawn on a console or not at all.
+    """The steps of a longer run, one after the other.
 
     Parameters
     ----------
     console : rich.console.Console or None
-        None draws nothing.
+        A terminal gets bars; anything else gets a line when a step ends; None gets nothing.
 
     Examples
     --------
@@ -35,20 +34,12 @@ class Steps:
     """
 
     def __init__(self, console: Console | None) -> None:
-        # Drawing takes processor time from what may be being measured: four times a second do.
-        self._progress = Progress(
-            SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[text]}"),
-            console=console or Console(quiet=True),
-            disable=console is None,
-            refresh_per_second=4,
-        )
+        self._console = console
+        self._bars = _bars(console) if console is not None and console.is_terminal else None
 
     def __enter__(self) -> Steps:
-        self._progress.start()
+        if self._bars is not None:
+            self._bars.start()
         return self
 
     def __exit__(
@@ -57,20 +48,45 @@ class Steps:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if self._bars is None:
+            return
+        for task in self._bars.tasks:
+            # The bar of a step that failed would go on standing there, half full.
+            self._bars.update(task.id, visible=task.finished)
+        self._bars.stop()
 
     @contextmanager
     def step(self, label: str) -> Iterator[Tick]:
-        """Show a step while the block runs; the yielded function moves its bar."""
-        task = self._progress.add_task(label, total=None, text="")
+        """Show a step while the block runs; the yielded function tells how far it is."""
+        started, latest = time.perf_counter(), ""
+        task = None if self._bars is None else self._bars.add_task(label, total=None, text="")
 
         def tick(done: int, total: int, text: str = "") -> None:
-            self._progress.update(task, completed=done, total=total, text=text)
+            nonlocal latest
+            latest = text
+            if self._bars is not None and task is not None:
+                self._bars.update(task, completed=done, total=total, text=text)
 
         yield tick
-        self._finish(task)
+        if self._bars is not None and task is not None:
+            self._bars.update(task, completed=1, total=1, text=latest)
+        elif self._console is not None:
+            seconds = time.perf_counter() - started
+            self._console.print(f"{label}: {seconds:.1f} s  {latest}".rstrip(), soft_wrap=True)
 
-    def _finish(self, task: TaskID) -> None:
-        # A disabled progress keeps no tasks up to date, but it knows them.
-        total = self._progress.tasks[self._progress.task_ids.index(task)].total or 1
-        self._progress.update(task, completed=total, total=total)
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=16, table_column=Column(width=16)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn(
+            "[dim]{task.fields[text]}",
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
+        console=console,
+        expand=True,
+        # Drawing takes processor time from what may be being measured: four times a second do.
+        refresh_per_second=4,
+    )

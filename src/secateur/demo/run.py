@@ -71,6 +71,7 @@ def run_demo(
     macs: float = 0.5,
     criterion: str = "magnitude",
     round_to: int = 4,
+    size: int = 16,
     seed: int = 0,
     timed_runs: int = 200,
     timed_seconds: float = 6.0,
@@ -95,6 +96,8 @@ def run_demo(
         How channels are scored; gradients are taken on the training part where it needs them.
     round_to : int
         Channels kept per layer are a multiple of this.
+    size : int
+        Height and width of the images, pixels.
     seed : int
         Of the split, the initial weights, the batches and the pruning.
     timed_runs : int
@@ -119,7 +122,7 @@ def run_demo(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     with Steps(console) as steps:
-        data = load_data("digits", seed=seed)
+        data = load_data(f"digits:{size}", seed=seed)
         test = data.test.batches(stages.EVALUATION_BATCH)
         images = data.test.inputs[: stages.BATCH]
         dense, training = stages.train(data, epochs, seed, steps)
@@ -132,13 +135,13 @@ def run_demo(
         milestones.extend(more)
 
         checks = [stages.parity_check(result), stages.budget_check(result, macs)]
-        with steps.step("Saving, and loading into a fresh dense model"):
+        with steps.step("Saving and loading back"):
             files = {
                 name: save(each, folder / f"{name}.safetensors")
                 for name, each in (("dense", dense), ("small", model))
             }
             checks.append(stages.reload_check(model, files["small"], data.test.inputs))
-        with steps.step("Exporting to ONNX, and running it in ONNX Runtime"):
+        with steps.step("Exporting and running ONNX"):
             exported = {
                 name: export(each, images[:2], folder / f"{name}.onnx")
                 for name, each in (("dense", dense), ("small", model))
@@ -147,9 +150,9 @@ def run_demo(
             entry = exported["small"].inputs[0]
             checks.append(stages.onnx_check(sessions["small"], entry, model, data))
         options: dict[str, Any] = {"runs": timed_runs, "seconds": timed_seconds}
-        with steps.step("Timing both in PyTorch, in turns"):
+        with steps.step("Timing both in PyTorch"):
             in_torch = compare({"dense": dense, "small": model}, images, **options)
-        with steps.step("Timing both in ONNX Runtime, in turns"):
+        with steps.step("Timing both in ONNX Runtime"):
             in_onnx = stages.onnx_timings(sessions, entry, images, options)
 
         def stage(name: str, each: nn.Module, milestone: Milestone) -> Stage:

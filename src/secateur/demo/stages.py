@@ -45,7 +45,7 @@ def train(data: Data, epochs: int, seed: int, steps: Steps) -> tuple[nn.Module, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = small_resnet()
-    with steps.step("Training a small ResNet on the digits") as tick:
+    with steps.step("Training a small ResNet") as tick:
         history = recover(
             model,
             data.train.batches(BATCH, shuffle=True, seed=seed),
@@ -69,7 +69,7 @@ def cut(
     steps: Steps,
 ) -> Result:
     """Prune the network in place."""
-    with steps.step(f"Pruning to {percent(macs, 0)} of the MACs, and verifying"):
+    with steps.step("Pruning and verifying"):
         return prune(
             model,
             data.example_inputs,
@@ -86,7 +86,7 @@ def win_back(
 ) -> tuple[History, list[Milestone]]:
     """Recalibrate the batch norms, then train on; note the accuracy after each."""
     milestones = []
-    with steps.step("Recalibrating the batch norms"):
+    with steps.step("Recalibrating batch norms"):
         recalibrate_batchnorm(
             model,
             data.train.batches(BATCH, shuffle=True, seed=seed),

@@ -1,0 +1,41 @@
+"""The command line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from secateur.cli import commands
+from secateur.cli.group import OneLineErrors
+from secateur.cli.listing import list_names
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Prune any PyTorch model physically and exactly, and prove it."""
+    if version:
+        commands.version()
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+app.command()(commands.demo)
+app.command()(commands.prune)
+app.command()(commands.profile)
+app.command()(commands.export)
+app.command("list")(list_names)
+app.command()(commands.version)

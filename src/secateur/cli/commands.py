@@ -1,0 +1,225 @@
+"""The commands. Each imports what it needs when it runs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.opening import consoles, open_model
+from secateur.cli.options import (
+    InputShapes,
+    Model,
+    Pretrained,
+    Seed,
+    Weights,
+    parse_budget,
+)
+
+__all__ = ["demo", "export", "profile", "prune", "version"]
+
+RANDOM = "[yellow]note:[/] the weights are random; pass --pretrained or --weights FILE"
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to fill.")] = Path("runs/demo"),
+    macs: Annotated[float, typer.Option(help="Fraction of the MACs that remains.")] = 0.5,
+    criterion: Annotated[str, typer.Option(help="How channels are scored.")] = "magnitude",
+    epochs: Annotated[int, typer.Option(min=1, help="Of training.")] = 8,
+    recovery_epochs: Annotated[int, typer.Option(min=1, help="Of training after pruning.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+) -> None:
+    """Train, prune, recover, verify, export and report on real data, in about a minute."""
+    from secateur.cli.show import show_demo
+    from secateur.demo import run_demo
+
+    console, progress = consoles()
+    result = run_demo(
+        out,
+        epochs=epochs,
+        recovery_epochs=recovery_epochs,
+        macs=macs,
+        criterion=criterion,
+        seed=seed,
+        console=progress,
+    )
+    show_demo(console, result.content, result.seconds, str(result.report))
+    if not all(check.passed for check in result.content.checks):
+        raise typer.Exit(1)
+
+
+def prune(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Pruned weights.")],
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            "-b",
+            metavar="macs=0.5",
+            help="What remains, at most, of macs, params or bytes; repeat for several.",
+        ),
+    ] = None,
+    granularity: Annotated[str, typer.Option(help="What is removed as one unit.")] = "channel",
+    criterion: Annotated[str, typer.Option(help="How units are scored.")] = "magnitude",
+    allocation: Annotated[str, typer.Option(help="How the budget spreads over layers.")] = "global",
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="PATTERN", help="Modules left whole; repeat for several."),
+    ] = None,
+    round_to: Annotated[int, typer.Option(min=1, help="Sizes are multiples of this.")] = 1,
+    min_keep: Annotated[int, typer.Option(min=1, help="Units that every layer keeps.")] = 1,
+    data: Annotated[
+        str | None,
+        typer.Option(help="For criteria that need gradients: digits or package.module:callable."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch of data.")] = 32,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    input_shape: InputShapes = None,
+    seed: Seed = 0,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Prove it against the masked model.")
+    ] = True,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="Write the plan as JSON, too.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List all protected.")] = False,
+) -> None:
+    """Prune a model to a budget and save it."""
+    limits = parse_budget(budget or ["macs=0.5"])
+
+    from secateur.cli.show import show_pruned
+    from secateur.persist import save
+    from secateur.progress import Steps
+    from secateur.prune import prune as run
+
+    console, progress = consoles()
+    with Steps(progress if progress.is_terminal else None) as steps:
+        with steps.step("Building the model"):
+            net, inputs, random = open_model(
+                model,
+                pretrained=pretrained,
+                weights=weights,
+                input_shapes=input_shape,
+                seed=seed,
+            )
+            batches = None
+            if data is not None:
+                from secateur.data import load_data
+
+                batches = load_data(data, seed=seed).train.batches(batch_size)
+        with steps.step("Pruning" + (" and verifying" if verify else "")):
+            result = run(
+                net,
+                inputs,
+                granularity=granularity,
+                criterion=criterion,
+                allocation=allocation,
+                budget=limits,
+                ignore=ignore or (),
+                round_to=round_to,
+                min_keep=min_keep,
+                data=batches,
+                seed=seed,
+                verify=verify,
+            )
+        with steps.step("Saving"):
+            saved = save(net, out)
+            if plan is not None:
+                plan.parent.mkdir(parents=True, exist_ok=True)
+                plan.write_text(result.plan.to_json(), encoding="utf-8")
+    if random:
+        progress.print(RANDOM)
+    show_pruned(console, result, model, verbose=verbose)
+    console.print(f"saved: [bold]{saved}[/] ({saved.stat().st_size:,} bytes)", soft_wrap=True)
+    if plan is not None:
+        console.print(f"plan: [bold]{plan}[/]", soft_wrap=True)
+
+
+def profile(
+    model: Model,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    input_shape: InputShapes = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Time it as well.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads to time it with; PyTorch's choice.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List every layer.")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Count MACs, parameters and bytes, layer by layer; measure latency on request."""
+    from secateur.profiling import profile as run
+
+    console, progress = consoles()
+    net, inputs, _ = open_model(
+        model, pretrained=pretrained, weights=weights, input_shapes=input_shape, seed=seed
+    )
+    options = {} if threads is None or not latency else {"threads": threads}
+    with progress.status("timing" if latency else "counting"):
+        cost = run(net, inputs, latency, **options)
+    console.print(f"[bold]{model}[/]: {cost.summary}", soft_wrap=True)
+    console.print(cost.table(None) if every else cost.table())
+    if cost.uncounted:
+        console.print(f"not counted: {', '.join(cost.uncounted)}", soft_wrap=True)
+
+
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The ONNX file.")],
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    input_shape: InputShapes = None,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch/--fixed-batch", help="Leave the batch size free.")
+    ] = True,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set; PyTorch's choice.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compare with ONNX Runtime.")
+    ] = True,
+    seed: Seed = 0,
+) -> None:
+    """Export a model, pruned or not, to ONNX and check it against ONNX Runtime."""
+    import warnings
+
+    console, progress = consoles()
+    net, inputs, random = open_model(
+        model, pretrained=pretrained, weights=weights, input_shapes=input_shape, seed=seed
+    )
+
+    from secateur.export import export as run
+
+    with progress.status("exporting"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        written = run(net, inputs, out, dynamic_batch=dynamic_batch, opset=opset, check=check)
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            progress.print(f"[yellow]note:[/] {' '.join(str(warning.message).split())}")
+    if random:
+        progress.print(RANDOM)
+    checked = (
+        "not checked"
+        if written.error is None
+        else f"ONNX Runtime differs by {written.error:.2g} of the largest output"
+    )
+    console.print(
+        f"exported: [bold]{written.path}[/] ({written.size:,} bytes, opset {written.opset}, "
+        f"{'free' if written.dynamic else 'fixed'} batch size; {checked})",
+        soft_wrap=True,
+    )
+
+
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    from secateur import __version__
+
+    try:
+        beside = f" (torch {installed('torch')})"
+    except PackageNotFoundError:
+        beside = ""
+    typer.echo(f"secateur {__version__}{beside}")

@@ -1,0 +1,55 @@
+"""Building the model that a command works on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secateur.cli.options import parse_shape
+from secateur.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import nn
+
+    from secateur.inputs import ExampleInputs
+
+__all__ = ["consoles", "open_model"]
+
+
+def consoles() -> tuple[Console, Console]:
+    """Where results go, and where progress and remarks go."""
+    from rich.console import Console
+
+    return Console(highlight=False), Console(stderr=True, highlight=False)
+
+
+def open_model(
+    spec: str,
+    *,
+    pretrained: bool,
+    weights: Path | None,
+    input_shapes: list[str] | None,
+    seed: int,
+) -> tuple[nn.Module, ExampleInputs, bool]:
+    """Build the model, load its weights, and find inputs that fit it.
+
+    Returns
+    -------
+    model, example_inputs, random
+        The last tells whether the weights are random.
+    """
+    shapes = [parse_shape(text) for text in input_shapes or []]
+
+    from secateur.models import load_model
+    from secateur.models.weights import load_weights
+
+    loaded = load_model(spec, pretrained=pretrained, input_shapes=shapes, seed=seed)
+    if loaded.example_inputs is None:
+        raise InputError(
+            f"{spec} does not tell what its inputs look like; "
+            "pass --input-shape, such as --input-shape 1x3x224x224"
+        )
+    if weights is not None:
+        load_weights(loaded.model, weights)
+    return loaded.model, loaded.example_inputs, loaded.random and weights is None

@@ -1,0 +1,96 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from secateur.errors import BudgetError, InputError
+
+__all__ = [
+    "InputShapes",
+    "Model",
+    "Pretrained",
+    "Seed",
+    "Weights",
+    "parse_budget",
+    "parse_shape",
+]
+
+Model: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="torchvision:NAME, timm:NAME, hf:CONFIG-OR-FOLDER or package.module:callable.",
+    ),
+]
+Pretrained: TypeAlias = Annotated[
+    bool, typer.Option("--pretrained", help="Download the library's weights.")
+]
+InputShapes: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape",
+        metavar="1x3x224x224",
+        help="Shape of an input, batch first, where the model's source does not tell; repeat "
+        "for several.",
+    ),
+]
+Weights: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="FILE",
+        help="Weights: a file of secateur's, or a safetensors state dict.",
+    ),
+]
+Seed: TypeAlias = Annotated[
+    int, typer.Option("--seed", help="Of random weights, random inputs and ties.")
+]
+
+
+def parse_budget(entries: list[str]) -> dict[str, float]:
+    """Read ``macs=0.5`` entries.
+
+    Examples
+    --------
+    >>> parse_budget(["macs=0.5", "params=60%"])
+    {'macs': 0.5, 'params': 0.6}
+    >>> parse_budget(["half"])
+    Traceback (most recent call last):
+    ...
+    secateur.errors.BudgetError: write a budget as macs=0.5, not 'half'
+    """
+    budget = {}
+    for entry in entries:
+        key, equals, text = entry.partition("=")
+        try:
+            scale = 100 if text.endswith("%") else 1
+            budget[key.strip()] = float(text.removesuffix("%")) / scale
+        except ValueError:
+            equals = ""
+        if not equals or not key.strip():
+            raise BudgetError(f"write a budget as macs=0.5, not {entry!r}")
+    return budget
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Read ``1x3x224x224`` or ``1,3,224,224``.
+
+    Examples
+    --------
+    >>> parse_shape("1x3x224x224"), parse_shape("1,16")
+    ((1, 3, 224, 224), (1, 16))
+    """
+    try:
+        shape = tuple(int(part) for part in text.lower().replace(",", "x").split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise InputError(f"write an input shape as 1x3x224x224, not {text!r}")
+    return shape
