@@ -105,6 +105,7 @@ def select(
     listed = []
     for group, rows, allowed in zip(groups, units, limits, strict=True):
         judged = scores.judged[rows].all(axis=1) & (allowed[-1] > 0)
+        judged &= ~_last_of_a_tensor(graph, group, rows, min_keep)
         listed.append(
             GroupScores(
                 group.name,
@@ -172,6 +173,18 @@ def _allowed(graph: Graph, group: Group, min_keep: int, round_to: int) -> np.nda
         fine = (left % round_to == 0) | (counts == 0)
         counts = counts[fine]
     return counts
+
+
+def _last_of_a_tensor(graph: Graph, group: Group, rows: np.ndarray, min_keep: int) -> np.ndarray:
+    """Units that must stay so that no tensor of the group loses all of a dimension."""
+    spared = np.zeros(len(rows), dtype=bool)
+    unit_of = np.full(graph.n_classes, -1, dtype=np.int64)
+    unit_of[rows.ravel()] = np.repeat(np.arange(len(rows)), rows.shape[1])
+    for member in group.members:
+        units = np.unique(unit_of[member.classes])
+        if units[0] >= 0 and len(units) < len(rows):
+            spared[units[-min_keep:]] = True
+    return spared
 
 
 def _nothing(graph: Graph, scores: Scores, min_keep: int, round_to: int) -> str:

@@ -144,37 +144,59 @@ class _LeaveOut(TorchDispatchMode):
     ) -> Any:
         """Run on the kept indices only, and put the results back in their places."""
         chosen = {
-            self.graph.classes_of(lane).tobytes(): np.flatnonzero(stay)
+            self._key(lane): _positions(stay)
             for (_, _, lane), stay in zip(reduction.lanes, stays, strict=True)
-            if not lane.rows
         }
         smaller = list(args)
         for position, argument in enumerate(node.args):
             if isinstance(argument, Ref):
-                for dim, places in self._places(argument.index, chosen):
-                    smaller[position] = smaller[position].index_select(dim, places)
+                for dim, lane, places in self._places(argument.index, chosen):
+                    index = _spread(places, lane, dim, smaller[position])
+                    smaller[position] = smaller[position].gather(dim, index)
         _resize_arguments(node, smaller)
         result = func(*smaller, **kwargs)
         single = isinstance(result, Tensor)
         listed = [result] if single else list(result)
         for position, index in enumerate(node.outputs):
             tensor = listed[position]
-            for dim, places in self._places(index, chosen):
+            for dim, lane, places in self._places(index, chosen):
                 shape = list(tensor.shape)
-                if dim < len(shape) and shape[dim] == len(places):
+                if dim < len(shape) and shape[dim] == places.shape[-1]:
                     shape[dim] = self.graph.trace.values[index].shape[dim]
-                    tensor = tensor.new_zeros(shape).index_copy(dim, places, tensor)
+                    index_there = _spread(places, lane, dim, tensor)
+                    tensor = tensor.new_zeros(shape).scatter(dim, index_there, tensor)
             listed[position] = tensor
         return listed[0] if single else type(result)(listed)
 
-    def _places(self, index: int, chosen: dict[bytes, np.ndarray]) -> list[tuple[int, Tensor]]:
+    def _key(self, lane: Lane) -> bytes:
+        return self.graph.classes_of(lane).tobytes()
+
+    def _places(self, index: int, chosen: dict[bytes, Tensor]) -> list[tuple[int, Lane, Tensor]]:
+        """The dimensions of a value that lose indices here, and which indices stay."""
         found = []
         for dim, lane in enumerate(self.graph.propagation.layout(index)):
-            if lane is not None and lane.ids is not None and not lane.rows:
-                places = chosen.get(self.graph.classes_of(lane).tobytes())
+            if lane is not None and lane.ids is not None:
+                places = chosen.get(self._key(lane))
                 if places is not None:
-                    found.append((dim, torch.from_numpy(places)))
+                    found.append((dim, lane, places))
         return found
+
+
+def _positions(stay: np.ndarray) -> Tensor:
+    """Kept indices, ``[*rows, kept]``; every row keeps equally many."""
+    rows = stay.reshape(-1, stay.shape[-1])
+    places = np.stack([np.flatnonzero(row) for row in rows])
+    return torch.from_numpy(places.reshape(*stay.shape[:-1], -1))
+
+
+def _spread(places: Tensor, lane: Lane, dim: int, tensor: Tensor) -> Tensor:
+    """Kept indices along one dimension, for every position of the other dimensions."""
+    axes = [*lane.rows, dim]
+    order = sorted(range(len(axes)), key=axes.__getitem__)
+    shape = list(tensor.shape)
+    shape[dim] = places.shape[-1]
+    view = [shape[at] if at in axes else 1 for at in range(len(shape))]
+    return places.permute(order).reshape(view).expand(shape).to(tensor.device)
 
 
 def _as_mask(stay: np.ndarray, lane: Lane, dim: int, tensor: Tensor) -> Tensor:

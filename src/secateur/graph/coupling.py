@@ -37,7 +37,7 @@ class Member:
 
 @dataclasses.dataclass(eq=False)
 class Cell:
-    """Classes that are interchangeable: each touches the same tensors equally often.
+    """Classes that are interchangeable: each touches the same tensors, or counts in the same rows.
 
     ``take`` of them leave with every unit of the group.
     """
@@ -161,6 +161,7 @@ def _group(
 ) -> tuple[list[list[Cell]], list[tuple[list[Cell], str]]]:
     """Cut live classes into cells, and join the cells that must shrink alike."""
     key = signature.copy()
+    bound = np.zeros(len(live), dtype=bool)
     constraints: list[tuple[np.ndarray, np.ndarray, str]] = []
     seen: set[tuple[int, ...]] = set()
     random = np.random.default_rng(1)
@@ -178,6 +179,9 @@ def _group(
         with np.errstate(over="ignore"):
             pattern = (counts.astype(np.uint64) * tokens).sum(axis=1, dtype=np.uint64)
         chosen = classes[uneven]
+        # Whatever tensors they touch: two channels of one group of a norm are interchangeable.
+        key[chosen[~bound[chosen]]] = 0
+        bound[chosen] = True
         key[chosen] = _mix(key[chosen], np.uint64(len(constraints) + 1)) + pattern[uneven]
         constraints.append((classes[uneven], counts[uneven], balance.reason))
     candidates = np.flatnonzero(live)

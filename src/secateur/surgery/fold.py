@@ -82,21 +82,22 @@ class _Tracer:
         self.sources: dict[tuple[str, int], _Source] = {}
 
     def back(self, value: int, path: list[Step]) -> None:
+        """Follow a value; every branch must end in a parameter that takes the factor."""
         node = self.made.get(value)
         if node is None or len(path) > 200:
             raise _Unfoldable
         if node.op in PRODUCTS:
             self._product(node, path)
         elif node.op == "aten::mul":
-            self._scaled(node, value, path)
+            self._scaled(node, path)
         elif node.op in ("aten::add", "aten::sub"):
             for index in dict.fromkeys(node.inputs):
-                if self.p.static[index]:
-                    self._bias(node, index, path)
-                else:
+                if self._computed(index):
                     self.back(index, [*path, (node, index, 0)])
-        elif node.op in HOMOGENEOUS and not self.p.static[node.inputs[0]]:
-            if node.op == "aten::div" and any(not self.p.static[i] for i in node.inputs[1:]):
+                else:
+                    self._bias(node, index, path)
+        elif node.op in HOMOGENEOUS:
+            if node.op == "aten::div" and any(self._computed(i) for i in node.inputs[1:]):
                 raise _Unfoldable
             parts = node.inputs if node.op == "aten::cat" else node.inputs[:1]
             for index in dict.fromkeys(parts):
@@ -104,41 +105,49 @@ class _Tracer:
         else:
             raise _Unfoldable
 
+    def _computed(self, index: int) -> bool:
+        """Whether a value depends on the input, or is itself a product of parameters."""
+        if not self.p.static[index]:
+            return True
+        node = self.made.get(index)
+        return node is not None and (
+            node.op in PRODUCTS or any(self._computed(i) for i in node.inputs)
+        )
+
     def _product(self, node: Node, path: list[Step]) -> None:
         """Multiply the rows of the weight, and of the bias; or one of two activations."""
-        weight = node.args[PRODUCTS[node.op]]
-        other = node.args[PRODUCTS[node.op] - 1]
-        if not self.p.static[weight.index]:
-            if node.op == "aten::bmm" and not self.p.static[other.index]:
-                self.back(other.index, [])
+        weight = node.args[PRODUCTS[node.op]].index
+        other = node.args[PRODUCTS[node.op] - 1].index
+        if self._computed(weight):
+            if node.op == "aten::bmm" and self._computed(other):
+                self.back(other, [])
                 return
             raise _Unfoldable
+        rank = len(self.p.shape(node.outputs[0]))
         if node.op == "aten::convolution":
             if node.bound["transposed"]:
                 raise _Unfoldable
-            kernel = len(self.p.shape(weight)) - 2
-            axis = len(self.p.shape(node.outputs[0])) - kernel - 1
-            dim, bias = 0, node.args[2]
+            axis, weight_axis, bias = rank - len(self.p.shape(weight)) + 1, 0, node.args[2]
         elif node.op == "aten::bmm":
             raise _Unfoldable
         else:
-            axis = len(self.p.shape(node.outputs[0])) - 1
-            dim, bias = self._output_dim(weight), node.args[0] if node.op == "aten::addmm" else None
+            axis, weight_axis = rank - 1, 1
+            bias = node.args[0] if node.op == "aten::addmm" else None
         rows = self._rows(node, axis, path)
-        self._take(weight, dim, rows)
+        self._take(weight, weight_axis, rows)
         if bias is not None:
-            self._take(bias, 0, rows)
+            self._take(bias.index, 0, rows)
 
     def _bias(self, node: Node, index: int, path: list[Step]) -> None:
         """A vector that was added takes part like the product that it was added to."""
         shape, own = self.p.shape(node.outputs[0]), self.p.shape(index)
         if len(own) != 1 or own[0] != shape[-1]:
             raise _Unfoldable
-        self._take(Ref(index), 0, self._rows(node, len(shape) - 1, path))
+        self._take(index, 0, self._rows(node, len(shape) - 1, path))
 
-    def _scaled(self, node: Node, value: int, path: list[Step]) -> None:
+    def _scaled(self, node: Node, path: list[Step]) -> None:
         """A product with one parameter takes the factor there; with a number it passes through."""
-        moving = [index for index in dict.fromkeys(node.inputs) if not self.p.static[index]]
+        moving = [index for index in dict.fromkeys(node.inputs) if self._computed(index)]
         if len(moving) != 1:
             raise _Unfoldable
         for index in node.inputs:
@@ -154,38 +163,41 @@ class _Tracer:
         used_once = self.p.uses.get(root, 0) == 1
         return used_once and state.name in self.graph.parameters and bool(state.shape)
 
-    def _take(self, ref: Ref, dim: int | None, rows: set[int]) -> None:
-        root = self.p.roots.get(ref.index)
-        if root is None or dim is None or not self._changeable(root):
+    def _take(self, value: int, axis: int, rows: set[int]) -> None:
+        """Note the rows of the parameter behind a weight, or behind a part of it."""
+        path: list[Step] = []
+        root = value
+        while self.graph.trace.values[root].kind != "state":
+            node = self.made.get(root)
+            if node is None or node.op not in MOVES:
+                raise _Unfoldable
+            path.append((node, root, node.outputs.index(root)))
+            root = node.inputs[0]
+        if not self._changeable(root):
             raise _Unfoldable
         state = self.graph.trace.values[root]
-        if state.shape[dim] <= max(rows, default=0):
-            raise _Unfoldable
-        source = self.sources.setdefault(
-            (state.name, dim), _Source(state.name, dim, state.shape[dim], set())
-        )
-        if source.rows is not None:
-            source.rows |= rows
-
-    def _output_dim(self, ref: Ref) -> int | None:
-        """The weight's own dimension along which the product's outputs lie."""
-        root = self.p.roots.get(ref.index)
-        lane = self.p.layout(ref)[-1]
-        if root is not None and lane is not None:
-            for dim, own in enumerate(self.p.layout(root)):
-                if own is lane:
-                    return dim
-        return None
+        for dim in range(len(state.shape)):
+            numbers = self._along(path, _numbered(state.shape, dim))
+            lines = numbers.movedim(axis, -1).reshape(-1, numbers.shape[axis])
+            if bool((lines == lines[0]).all()) and len(lines[0].unique()) == len(lines[0]):
+                source = self.sources.setdefault(
+                    (state.name, dim), _Source(state.name, dim, state.shape[dim], set())
+                )
+                if source.rows is not None:
+                    source.rows |= {int(lines[0][row]) for row in rows}
+                return
+        raise _Unfoldable
 
     def _rows(self, start: Node, axis: int, path: list[Step]) -> set[int]:
         """Which features along an axis of a result reach the end of a path."""
-        values = self.graph.trace.values
-        shape = values[start.outputs[0]].shape
-        view = [1] * len(shape)
-        view[axis] = -1
-        numbers = torch.arange(shape[axis]).reshape(view).expand(shape)
+        shape = self.graph.trace.values[start.outputs[0]].shape
+        numbers = self._along(path, _numbered(shape, axis))
+        return set(numbers.unique().tolist()) - {-1}
+
+    def _along(self, path: list[Step], numbers: torch.Tensor) -> torch.Tensor:
+        """Run the operations of a path, last one first, on a tensor of row numbers."""
         for node, source, position in reversed(path):
-            target = values[node.outputs[position]].shape
+            target = self.graph.trace.values[node.outputs[position]].shape
             if node.op in VIEWS:
                 numbers = numbers.reshape(target)
             elif node.op in MOVES and node.op not in ("aten::_to_copy", "aten::contiguous"):
@@ -196,7 +208,7 @@ class _Tracer:
                 numbers = self._joined(node, source, numbers)
             elif tuple(numbers.shape) != target:
                 numbers = numbers.expand(target)
-        return set(numbers.unique().tolist()) - {-1}
+        return numbers
 
     def _joined(self, node: Node, source: int, numbers: torch.Tensor) -> torch.Tensor:
         """The path enters a concatenation: the other parts hold no row of this product."""
@@ -205,3 +217,10 @@ class _Tracer:
             numbers if index == source else torch.full(shape, -1) for index, shape in shapes
         ]
         return torch.cat(pieces, dim=node.bound["dim"])
+
+
+def _numbered(shape: tuple[int, ...], dim: int) -> torch.Tensor:
+    """A tensor that holds, everywhere, its own index along one dimension."""
+    view = [1] * len(shape)
+    view[dim] = -1
+    return torch.arange(shape[dim]).reshape(view).expand(shape)

@@ -200,8 +200,6 @@ def attempt(
             except _Stop as stop:
                 return follower.result(stop)
             except Exception as error:
-                if not runner.followed:
-                    raise
                 return follower.result(_Stop(runner.position, str(error).partition("\n")[0]))
         return follower.result(None)
     finally:
@@ -290,19 +288,18 @@ class _Follower:
     def call(
         self, path: str, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        start, recorded = self.runner.position, len(self.runner.nodes)
+        runner = self.runner
+        start, recorded, followed = runner.position, len(runner.nodes), runner.followed
 
         def again() -> Any:
-            self.runner.position = start
-            del self.runner.nodes[recorded:]
+            runner.position, runner.followed = start, followed
+            del runner.nodes[recorded:]
             try:
                 return forward(*args, **kwargs), None
             except _Stop as stop:
                 return None, stop
             except Exception as error:
-                if not self.runner.followed:
-                    raise
-                return None, _Stop(self.runner.position, str(error).partition("\n")[0])
+                return None, _Stop(runner.position, str(error).partition("\n")[0])
 
         output, stop = again()
         while stop is not None:
@@ -321,6 +318,7 @@ class _Follower:
         if stop.position >= len(runner.dense):
             return None
         changes = self._changes(runner.dense[stop.position])
+        changes = [change for change in changes if change[0] != change[1]]
         for tried in [*([change] for change in changes), changes]:
             before = self._set(path, module, tried)
             if not before:
@@ -363,6 +361,8 @@ class _Follower:
         """Old and new sizes that meet at an operation, those of its results first."""
         sizes, values = self.runner.sizes, self.runner.sizes.graph.trace.values
         found: list[_Change] = []
+        for index in node.outputs:
+            found.append((values[index].shape, sizes.shape(index), None))
         if node.op in ("aten::split_with_sizes", "aten::unsafe_split_with_sizes"):
             dim = node.bound["dim"]
             old = tuple(values[index].shape[dim] for index in node.outputs)
@@ -419,14 +419,19 @@ def replaced(value: Any, old: int | tuple[int, ...], new: int | tuple[int, ...])
     --------
     >>> replaced(64, 64, 40), replaced((8, 64), 64, 40), replaced(3, 64, 40)
     (40, (8, 40), None)
-    >>> replaced([6, 8], (6, 8), (3, 5))
-    [3, 5]
+    >>> replaced([8, 8], (2, 8, 8), (2, 8, 5))
+    [8, 5]
     """
     if isinstance(value, bool):
         return None
     if isinstance(old, tuple):
-        whole = isinstance(value, (list, tuple)) and tuple(value) == old
-        return type(value)(new) if whole else None
+        assert isinstance(new, tuple)
+        length = len(value) if isinstance(value, (list, tuple)) else 0
+        for at in range(len(old) - length + 1 if length > 1 else 0):
+            run = slice(at, at + length)
+            if tuple(value) == old[run] and old[run] != new[run]:
+                return type(value)(new[run])
+        return None
     if isinstance(value, int):
         return new if value == old else None
     if isinstance(value, (list, tuple)) and value:
