@@ -25,16 +25,11 @@ FILES = {
 }
 
 
-@pytest.fixture(scope="module")
-def log() -> io.StringIO:
-    return io.StringIO()
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory, log: io.StringIO) -> DemoResult:
-    """The real thing, with small images and few epochs."""
-    return run_demo(
-        tmp_path_factory.mktemp("runs") / "demo",
+def test_the_whole_way(tmp_path: Path) -> None:
+    """The real thing, with small images and few epochs: one test, so that it runs once."""
+    log = io.StringIO()
+    demo = run_demo(
+        tmp_path / "new" / "demo",
         epochs=4,
         recovery_epochs=1,
         size=8,
@@ -42,15 +37,21 @@ def demo(tmp_path_factory, log: io.StringIO) -> DemoResult:
         timed_seconds=0.5,
         console=Console(file=log, width=100),
     )
+    every_check_passes_and_every_file_is_there(demo)
+    the_model_learned_shrank_and_recovered(demo)
+    the_page_shows_every_part(demo)
+    the_files_hold_the_model_of_the_report(demo)
+    the_numbers_are_there_for_programs(demo)
+    a_log_gets_a_line_per_step(log)
 
 
-def test_every_check_passes_and_every_file_is_there(demo: DemoResult) -> None:
+def every_check_passes_and_every_file_is_there(demo: DemoResult) -> None:
     assert [check.label for check in demo.content.checks if not check.passed] == []
     assert len(demo.content.checks) == 4
     assert {path.name for path in demo.report.parent.iterdir()} == FILES
 
 
-def test_the_model_learned_shrank_and_recovered(demo: DemoResult) -> None:
+def the_model_learned_shrank_and_recovered(demo: DemoResult) -> None:
     before, after = demo.content.before, demo.content.after
     assert before.accuracy > 0.85 and after.accuracy > 0.85
     assert after.macs <= 0.5 * before.macs
@@ -59,7 +60,7 @@ def test_the_model_learned_shrank_and_recovered(demo: DemoResult) -> None:
     assert before.torch_latency.batch == 64 and before.onnx_latency.runs >= 5
 
 
-def test_the_page_shows_every_part(demo: DemoResult) -> None:
+def the_page_shows_every_part(demo: DemoResult) -> None:
     text = demo.report.read_text(encoding="utf-8")
     parts = ("comparison", "checks", "channels", "groups", "weights", "training", "protected")
     for part in parts:
@@ -67,7 +68,7 @@ def test_the_page_shows_every_part(demo: DemoResult) -> None:
     assert "stages.2.1.conv2" in text and "fc.weight" in text
 
 
-def test_the_files_hold_the_model_of_the_report(demo: DemoResult) -> None:
+def the_files_hold_the_model_of_the_report(demo: DemoResult) -> None:
     folder = demo.report.parent
     model = load(small_resnet(), folder / "small.safetensors").eval()
     after = demo.content.after
@@ -83,14 +84,14 @@ def test_the_files_hold_the_model_of_the_report(demo: DemoResult) -> None:
     assert fresh.conv1.weight.shape == model.conv1.weight.shape
 
 
-def test_the_numbers_are_there_for_programs(demo: DemoResult) -> None:
+def the_numbers_are_there_for_programs(demo: DemoResult) -> None:
     numbers = json.loads((demo.report.parent / "metrics.json").read_text())
     assert numbers["after"]["macs"] == demo.content.after.macs
     assert numbers["before"]["torch_latency"]["median_ms"] > 0
     assert list(numbers["milestones"]) == [each.label for each in demo.content.milestones]
 
 
-def test_a_log_gets_a_line_per_step(demo: DemoResult, log: io.StringIO) -> None:
+def a_log_gets_a_line_per_step(log: io.StringIO) -> None:
     lines = log.getvalue().splitlines()
     assert len(lines) == 9
     assert lines[0].startswith("Training a small ResNet: ") and "epoch 4/4" in lines[0]

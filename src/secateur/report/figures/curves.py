@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from secateur.recover import History
+from secateur.errors import require
+from secateur.recover import Epoch, History
 from secateur.report.figures.theme import AFTER, BEFORE, LINE, MUTED, canvas, svg
 
 __all__ = ["draw_curves"]
@@ -47,5 +49,16 @@ def draw_curves(histories: Mapping[str, History]) -> str:
             axes.yaxis.grid(True)
             axes.spines["left"].set_visible(False)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        grid.flat[0].set_ylim(bottom=0)
+        _scale_loss(grid.flat[0], [epoch for _, history in runs for epoch in history])
         return svg(figure, "curves")
+
+
+def _scale_loss(axes: Any, epochs: Sequence[Epoch]) -> None:
+    """Show losses by their order of magnitude; a first epoch would flatten all others."""
+    if any(min(epoch.loss, epoch.val_loss or epoch.loss) <= 0 for epoch in epochs):
+        return
+    ticker = require("matplotlib.ticker", "report")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
