@@ -7,12 +7,16 @@ norms taking their statistics over the kept indices, in float64.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrize import is_parametrized
 
 import secateur as sc
 from secateur.errors import BudgetError, NothingToPruneError
@@ -187,6 +191,59 @@ def assert_kept(model: nn.Module, before: Mapping[str, Any]) -> None:
         assert now["identities"][name] == before["identities"][name], f"{name}: another object"
 
 
+def expected_shape(module: nn.Module) -> tuple[int, ...] | None:
+    """The shape that a layer's weight has by the layer's own attributes."""
+    if isinstance(module, _ConvTransposeNd):
+        return (module.in_channels, module.out_channels // module.groups, *module.kernel_size)
+    if isinstance(module, _ConvNd):
+        return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+    if isinstance(module, nn.Linear):
+        return (module.out_features, module.in_features)
+    if isinstance(module, nn.Bilinear):
+        return (module.out_features, module.in1_features, module.in2_features)
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return (module.num_embeddings, module.embedding_dim)
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return tuple(module.normalized_shape)
+    if isinstance(module, nn.GroupNorm):
+        return (module.num_channels,)
+    if isinstance(module, _NormBase):
+        return (module.num_features,)
+    if isinstance(module, nn.PReLU):
+        return (module.num_parameters,)
+    return None
+
+
+def assert_sizes_follow(model: nn.Module) -> None:
+    """Assert that the attributes of PyTorch's own layers say what their tensors are."""
+    for name, module in model.named_modules():
+        shape = expected_shape(module)
+        weight = getattr(module, "weight", None)
+        # What a hook computes before every call is out of date until the next one.
+        current = isinstance(weight, nn.Parameter) or is_parametrized(module, "weight")
+        if shape is not None and current:
+            assert tuple(weight.shape) == shape, f"{name}: {module} holds {tuple(weight.shape)}"
+        if isinstance(module, nn.RNNBase):
+            gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+            rows, columns = module.weight_ih_l0.shape
+            assert (rows, columns) == (gates * module.hidden_size, module.input_size), name
+        if isinstance(module, nn.MultiheadAttention):
+            assert module.out_proj.in_features == module.num_heads * module.head_dim, name
+
+
+def assert_silent(dense: nn.Module, model: nn.Module, inputs: Any) -> None:
+    """Assert that running the pruned model warns of nothing that the dense one does not."""
+
+    def warned(net: nn.Module) -> set[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            outputs(net, inputs)
+        return {str(warning.message) for warning in caught}
+
+    before = warned(dense)
+    assert warned(model) <= before
+
+
 def assert_trains(dense: nn.Module, model: nn.Module, inputs: Any) -> None:
     """Assert that gradients reach what they reached before, in the pruned shapes."""
 
@@ -264,6 +321,8 @@ def check_model(
 
     assert_slices(dense, model, result.plan)
     assert_kept(model, before)
+    assert_sizes_follow(model)
+    assert_silent(dense, model, inputs)
     if not statistics:
         reference = silence(dense, result.plan, masked, consumers_only)
         assert_close(outputs(model, inputs), outputs(reference, inputs), "pruned against masked")
