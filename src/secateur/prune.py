@@ -177,10 +177,9 @@ def prune(
     request.base = base
     _check_model(model)
     if form == "graph":
-        from secateur.surgery.graph_form import as_graph_module
+        from secateur.surgery.graph_form import to_graph
 
-        model = as_graph_module(model, inputs)
-        request.ignore = {}
+        model = to_graph(model, inputs)
     return prune_traced(model, inputs, request, verify=verify, optimizer=optimizer, ema=ema)
 
 
@@ -345,6 +344,6 @@ def _check_model(model: nn.Module) -> None:
             )
         if not tensor.is_floating_point() or tensor.is_meta:
             continue
-        total = tensor.detach().sum(dtype=torch.float32)
+        total = tensor.detach().sum()
         if not torch.isfinite(total) and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{name!r} contains NaN or infinity; repair the model first")

@@ -43,7 +43,10 @@ def attention(p: Propagation, node: Node) -> list[Layout]:
     if width is not None and node.bound.get("scale") is None:
         p.scales[node.index] = width
     out: Layout = [p.layout(q)[0], head_lane, None, value]
-    return [out] + [[None] * len(p.shape(index)) for index in node.outputs[1:]]
+    # The second result, where there is one, is a sum per head and query.
+    rest = [[None, head_lane, *([None] * (len(p.shape(i)) - 2))] for i in node.outputs[1:2]
+            if len(p.shape(i)) >= 2]  # fmt: skip
+    return [out, *rest, *([None] * len(p.shape(i)) for i in node.outputs[1 + len(rest) :])]
 
 
 def _per_head(p: Propagation, ref: Ref, heads: int) -> Lane | None:
