@@ -48,7 +48,7 @@ def exact(record: Record) -> bool:
     return (
         record.get("status") == "pruned"
         and record.get("parity") is not None
-        and record["parity"] <= TOLERANCE
+        and record["parity"] <= min(TOLERANCE, record["change"] / 100, record["signal"] / 100)
         and record.get("finite", False)
     )
 
@@ -191,9 +191,10 @@ def page(where: dict[str, Any], settings: dict[str, Any], records: dict[str, Rec
         f"{settings['budget']}}}` by `{settings['criterion']}`. Norm weights, biases, layer scales "
         "and running statistics are randomised first: fresh ones and zeros hide permuted indices. "
         "*Exact* means that the smaller model equals the masked one to "
-        f"{TOLERANCE:g} of its largest output, in float32; *trains on*, that forward and backward "
-        "run afterwards in eval and in training mode. The whole call is timed, verification "
-        "included, and the input has two examples.",
+        f"{TOLERANCE:g} of its largest output, and to a hundredth both of what pruning changed and "
+        "of what two inputs differ by; *trains on*, that forward and backward run afterwards, in "
+        "eval and in training mode. The whole call is timed, verification included, and the input "
+        "has two examples.",
         "",
         ", ".join(f"{rate:.1%} {what}" for what, rate in rates.items()) + ".",
         "",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -31,17 +31,18 @@ SHOWN_REASONS = 40
 
 
 @torch.no_grad()
-def settle(model: nn.Module, inputs: Any) -> None:
-    """Move running statistics to those of the example inputs, without losing their spread.
+def settle(model: nn.Module, inputs: Any, seed: int = 0) -> None:
+    """Move running statistics near those of the example inputs.
 
     With statistics of pure chance the signal of a deep net dies out on the way, and then any
     pruned model agrees with any other.
     """
+    generator = torch.Generator().manual_seed(seed)
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = [m for m in norms if m.track_running_stats and m.momentum is not None]
+    norms = [m for m in norms if m.track_running_stats and m.running_var is not None]
     before = [(m, m.momentum, m.training) for m in norms]
     for norm in norms:
-        norm.momentum = 0.9
+        norm.momentum = 1.0
         norm.train()
     try:
         run(model, as_inputs(inputs))
@@ -49,18 +50,22 @@ def settle(model: nn.Module, inputs: Any) -> None:
         for norm, momentum, training in before:
             norm.momentum = momentum
             norm.train(training)
+    for norm in norms:
+        variance, mean = norm.running_var, norm.running_mean
+        variance.mul_(torch.rand(variance.shape, generator=generator) + 0.5).add_(1e-6)
+        mean.add_(0.3 * variance.sqrt() * torch.randn(mean.shape, generator=generator))
 
 
-def signal(model: nn.Module, inputs: Any) -> float:
-    """Return how much the outputs of two examples of the batch differ, relative to their size."""
+def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """Run in eval mode and return the floating-point outputs."""
     with evaluating(model):
-        tensors = [t for _, t in named_tensors(run(model, as_inputs(inputs)))]
-    largest = 0.0
-    for tensor in tensors:
-        if tensor.is_floating_point() and tensor.ndim and len(tensor) == architectures.BATCH:
-            size = float(tensor.abs().max())
-            largest = max(largest, float((tensor[0] - tensor[1]).abs().max()) / max(size, 1e-30))
-    return largest
+        named = named_tensors(run(model, as_inputs(inputs)))
+        return [tensor for _, tensor in named if tensor.is_floating_point()]
+
+
+def largest(tensors: list[Tensor]) -> float:
+    """Return the largest absolute value in any of the tensors."""
+    return max((float(tensor.abs().max()) for tensor in tensors), default=0.0)
 
 
 def learn(model: nn.Module, inputs: Any, training: bool) -> str | None:
@@ -105,7 +110,7 @@ def attempt(name: str, budget: float, criterion: str) -> dict[str, Any]:
         model, inputs = item.build(), item.inputs()
         randomise(model, seed=0)
         settle(model, inputs)
-    record["signal"] = signal(model, inputs)
+    dense = outputs(model, inputs)
     trained = {"eval": learn(model, inputs, False), "train": learn(model, inputs, True)}
     record["status"] = "crash"
     asked = budget
@@ -144,11 +149,14 @@ def attempt(name: str, budget: float, criterion: str) -> dict[str, Any]:
         "protected": [list(entry) for entry in result.skipped[:SHOWN_REASONS]],
         "n_protected": len(result.skipped),
     }
-    with evaluating(model):
-        outputs = [t for _, t in named_tensors(run(model, as_inputs(inputs)))]
-    size = max(float(t.abs().max()) for t in outputs if t.is_floating_point())
-    record["parity"] = result.error / max(size, 1e-30)
-    record["finite"] = all(bool(torch.isfinite(t).all()) for t in outputs if t.is_floating_point())
+    pruned = outputs(model, inputs)
+    size = max(largest(pruned), 1e-30)
+    record["parity"] = result.error / size
+    # How far pruning moves the outputs: what a wrong index would be seen by.
+    record["change"] = largest([a - b for a, b in zip(dense, pruned, strict=True)]) / size
+    # And how much the examples of the batch still differ: a dead net equals any other.
+    record["signal"] = largest([t[:1] - t[1:2] for t in pruned if len(t) > 1]) / size
+    record["finite"] = all(bool(torch.isfinite(tensor).all()) for tensor in pruned)
     # A dense model that cannot take the step is no fault of pruning.
     record["backward"] = None if trained["eval"] else learn(model, inputs, False)
     record["training"] = None if trained["train"] else learn(model, inputs, True)

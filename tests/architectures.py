@@ -108,8 +108,17 @@ class Architecture:
             from hf_architectures import HF_ARCHITECTURES
 
             return HF_ARCHITECTURES[self.model][1]()
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(BATCH, *self.input, generator=generator)
+        return images(self.input, seed)
+
+
+def images(shape: list[int], seed: int = 0) -> Tensor:
+    """Return two images of coarse patches, colour and noise; plain noise averages itself out."""
+    channels, height, width = shape
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(BATCH, channels, 5, 5, generator=generator)
+    smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    colour = torch.randn(BATCH, channels, 1, 1, generator=generator)
+    return smooth + colour + 0.3 * torch.randn(BATCH, *shape, generator=generator)
 
 
 def _torchvision(name: str, **options: Any) -> nn.Module:
