@@ -27,6 +27,7 @@ from secateur.selection import Selection, select
 from secateur.surgery.apply import renumber
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.fold import fold
+from secateur.surgery.graph_form import GraphForm, record_graph, sizes_of_nodes
 from secateur.surgery.obstacles import Amendments, amend
 from secateur.surgery.sizes import sizes_of
 from secateur.surgery.trial import Attempt, ScaleChange, attempt
@@ -79,6 +80,7 @@ def decide(model: nn.Module, inputs: Inputs, recorded: Trace, request: Request) 
     NothingToPruneError, BudgetError, CriterionError
     """
     known = Amendments()
+    made: dict[str, int] | None = None
     scorer = Scorer(model, request.criterion, request.data, request.loss, request.seed)
     for _ in range(ROUNDS):
         graph = Graph(
@@ -105,6 +107,9 @@ def decide(model: nn.Module, inputs: Inputs, recorded: Trace, request: Request) 
         )
         sizes = ExpectedSizes(graph, selection.removed)
         plan = draft(model, graph, selection.removed, sizes)
+        if isinstance(model, GraphForm):
+            made = record_graph(model, inputs)[1] if made is None else made
+            plan.attributes.setdefault("", {}).update(sizes_of_nodes(model, graph, sizes, made))
         plan.settings = request.settings
         tried = _try(model, inputs, graph, sizes, plan)
         if tried.obstacle is not None:

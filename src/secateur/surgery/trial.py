@@ -341,7 +341,7 @@ class _Follower:
         """Give every attribute that holds one of the old sizes the new one; what they were."""
         before: dict[str, tuple[Any, _Held | None]] = {}
         for key, current in list(module.__dict__.items()):
-            if key.startswith("_"):
+            if key.startswith(("_", "size_of_")):
                 continue
             held = self.held.get((path, key))
             dense = held.dense if held else current
