@@ -69,8 +69,14 @@ def fragment(where: dict[str, Any], results: dict[str, list[dict[str, Any]]]) ->
     ]
     for family, records in results.items():
         rows = [
-            [r["size"], r["layers"], r["groups"], f"{r['parameters'] / 1e6:.1f}"]
-            + [f"{r['seconds']:.3f}", f"{1e3 * r['seconds'] / r['layers']:.2f}"]
+            [
+                r["size"],
+                r["layers"],
+                r["groups"],
+                f"{r['parameters'] / 1e6:.1f}",
+                f"{r['seconds']:.3f}",
+                f"{1e3 * r['seconds'] / r['layers']:.2f}",
+            ]
             for r in records
         ]
         columns = ["", "layers", "groups", "M parameters", "seconds", "ms a layer"]

@@ -17,7 +17,6 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import architectures
-
 import secateur as sc
 
 # Small images: what is measured is the bookkeeping, not the forward pass.
