@@ -83,10 +83,14 @@ def outputs(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in named_tensors(result)}
 
 
-def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer under every name it has, persistent or not."""
+def tensors(model: nn.Module, plan: Plan | None = None) -> dict[str, Tensor]:
+    """Every parameter and buffer under every name it has; plain attributes that a plan names."""
     named = dict(model.named_parameters(remove_duplicate=False))
     named.update(model.named_buffers(remove_duplicate=False))
+    for name in plan.removed if plan is not None else ():
+        if name not in named:
+            path, _, attribute = name.rpartition(".")
+            named[name] = getattr(model.get_submodule(path), attribute)
     return named
 
 
@@ -138,7 +142,7 @@ def silence(
 ) -> nn.Module:
     """Return a copy of the dense model with every removed index zeroed."""
     model = copy.deepcopy(dense)
-    named = tensors(model)
+    named = tensors(model, plan)
     for name, dims in plan.removed.items():
         if named[name].is_floating_point():
             for dim, indices in dims.items():
@@ -164,7 +168,7 @@ def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], what: s
 
 def assert_slices(dense: nn.Module, model: nn.Module, plan: Plan) -> None:
     """Assert that the pruned tensors are exactly the kept slices of the dense ones."""
-    before, after = tensors(dense), tensors(model)
+    before, after = tensors(dense, plan), tensors(model, plan)
     removed = {id(before[name]): dims for name, dims in plan.removed.items()}
     changed = {id(before[entry.name]) for entry in plan.rescaled}
     changed |= {id(before[name]) for name in plan.renumbered}
@@ -229,6 +233,24 @@ def assert_sizes_follow(model: nn.Module) -> None:
             assert (rows, columns) == (gates * module.hidden_size, module.input_size), name
         if isinstance(module, nn.MultiheadAttention):
             assert module.out_proj.in_features == module.num_heads * module.head_dim, name
+
+
+def assert_real(model: nn.Module) -> None:
+    """Assert that no tensor of a trial run was left in the model."""
+
+    def held(value: Any) -> Iterator[Tensor]:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                yield from held(item)
+        elif isinstance(value, dict):
+            yield from held(list(value.values()))
+
+    for path, module in model.named_modules():
+        for tensor in held(vars(module)):
+            assert type(tensor) in (Tensor, nn.Parameter), f"{path}: {type(tensor)}"
+            assert not tensor.is_meta, path
 
 
 def assert_silent(dense: nn.Module, model: nn.Module, inputs: Any) -> None:
@@ -322,6 +344,7 @@ def check_model(
     assert_slices(dense, model, result.plan)
     assert_kept(model, before)
     assert_sizes_follow(model)
+    assert_real(model)
     assert_silent(dense, model, inputs)
     if not statistics:
         reference = silence(dense, result.plan, masked, consumers_only)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 # Importing a family registers its nets.
 from . import (  # noqa: F401
+    ambiguous,
     attention,
     bare,
     calling,
     convs,
     elementwise,
     gates,
+    generated,
     indexing,
     joining,
     language,
@@ -21,6 +23,7 @@ from . import (  # noqa: F401
     reshaping,
     sharing,
     splitting,
+    stateful,
     swin,
     upsampling,
     vision,
