@@ -21,39 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import architectures
 import secateur as sc
-from parity import randomise
 from secateur.errors import BudgetError, NothingToPruneError
 from secateur.inputs import as_inputs, evaluating, named_tensors, run
 
 # Where half the MACs cannot go, the hardest of these that can be met is pruned and verified.
 EASIER = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)
 SHOWN_REASONS = 40
-
-
-@torch.no_grad()
-def settle(model: nn.Module, inputs: Any, seed: int = 0) -> None:
-    """Move running statistics near those of the example inputs.
-
-    With statistics of pure chance the signal of a deep net dies out on the way, and then any
-    pruned model agrees with any other.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = [m for m in norms if m.track_running_stats and m.running_var is not None]
-    before = [(m, m.momentum, m.training) for m in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-        norm.train()
-    try:
-        run(model, as_inputs(inputs))
-    finally:
-        for norm, momentum, training in before:
-            norm.momentum = momentum
-            norm.train(training)
-    for norm in norms:
-        variance, mean = norm.running_var, norm.running_mean
-        variance.mul_(torch.rand(variance.shape, generator=generator) + 0.5).add_(1e-6)
-        mean.add_(0.3 * variance.sqrt() * torch.randn(mean.shape, generator=generator))
 
 
 def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
@@ -107,9 +80,7 @@ def attempt(name: str, budget: float, criterion: str) -> dict[str, Any]:
     item = architectures.architecture(name)
     record: dict[str, Any] = {"status": "build"}
     with timed(record, "build_seconds"):
-        model, inputs = item.build(), item.inputs()
-        randomise(model, seed=0)
-        settle(model, inputs)
+        model, inputs = item.prepared()
     dense = outputs(model, inputs)
     trained = {"eval": learn(model, inputs, False), "train": learn(model, inputs, True)}
     record["status"] = "crash"

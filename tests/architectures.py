@@ -24,13 +24,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.inputs import as_inputs, run
+
 __all__ = [
     "SETS",
     "Architecture",
     "architecture",
     "architectures",
+    "images",
     "import_torchvision",
     "names",
+    "settle",
 ]
 
 SETS = ("torchvision", "segmentation", "timm", "hf", "yolo")
@@ -110,6 +114,15 @@ class Architecture:
             return HF_ARCHITECTURES[self.model][1]()
         return images(self.input, seed)
 
+    def prepared(self, seed: int = 0) -> tuple[nn.Module, Any]:
+        """Return the model as it should be tested, nothing in it constant, and its inputs."""
+        from parity import randomise
+
+        model, inputs = self.build(seed), self.inputs(seed)
+        randomise(model, seed)
+        settle(model, inputs, seed)
+        return model, inputs
+
 
 def images(shape: list[int], seed: int = 0) -> Tensor:
     """Return two images of coarse patches, colour and noise; plain noise averages itself out."""
@@ -119,6 +132,32 @@ def images(shape: list[int], seed: int = 0) -> Tensor:
     smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
     colour = torch.randn(BATCH, channels, 1, 1, generator=generator)
     return smooth + colour + 0.3 * torch.randn(BATCH, *shape, generator=generator)
+
+
+@torch.no_grad()
+def settle(model: nn.Module, inputs: Any, seed: int = 0) -> None:
+    """Move running statistics near those of the example inputs.
+
+    With statistics of pure chance the signal of a deep net dies out on the way, and then any
+    pruned model agrees with any other.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in norms if m.track_running_stats and m.running_var is not None]
+    before = [(m, m.momentum, m.training) for m in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    try:
+        run(model, as_inputs(inputs))
+    finally:
+        for norm, momentum, training in before:
+            norm.momentum = momentum
+            norm.train(training)
+    for norm in norms:
+        variance, mean = norm.running_var, norm.running_mean
+        variance.mul_(torch.rand(variance.shape, generator=generator) + 0.5).add_(1e-6)
+        mean.add_(0.3 * variance.sqrt() * torch.randn(mean.shape, generator=generator))
 
 
 def _torchvision(name: str, **options: Any) -> nn.Module:
