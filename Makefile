@@ -3,7 +3,7 @@
 #   make demo         train, prune, recover, verify, export and report on embedded real data
 #   make test         the tests                  make test-slow   the long ones as well
 #   make check        lint, formatting, types    make format      apply the formatter
-#   make bench        speed and memory against Torch-Pruning
+#   make bench        speed and memory against Torch-Pruning; writes docs/benchmarks/
 #   make coverage     every supported architecture; writes docs/coverage.md
 #   make docs         build the documentation into site/
 #   make clean        remove caches and build output; the environment and runs/ stay
@@ -83,6 +83,8 @@ format: $(DEV)
 
 bench: $(BENCH)
 	$(BIN)/python -m benchmarks.speed $(ARGS)
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.import_time
 
 coverage: $(BENCH)
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
