@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
@@ -327,7 +328,13 @@ def _layers(model: nn.Module, macs: dict[str, int]) -> dict[str, LayerProfile]:
 def _nonzero(parameter: Tensor) -> int:
     if parameter.is_meta:
         return parameter.numel()
-    return int(torch.count_nonzero(parameter.detach()))
+    values = parameter.detach()
+    plain = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(values.element_size())
+    if values.device.type != "cpu" or not values.is_floating_point() or plain is None:
+        return int(torch.count_nonzero(values))
+    # As integers NumPy counts several times faster; minus zero is the smallest of them.
+    bits = values.view(plain).numpy()
+    return int(np.count_nonzero(bits) - np.count_nonzero(bits == np.iinfo(bits.dtype).min))
 
 
 def _short(number: int, unit: str = "") -> str:

@@ -33,11 +33,23 @@ def cut(tensor: Tensor, removed: dict[int, list[int]]) -> Tensor:
     result = tensor
     # The dimension that loses most goes first: later copies are then small.
     for dim in sorted(removed, key=lambda d: -len(removed[d]) / tensor.shape[d]):
-        result = result.index_select(dim, kept(tensor.shape[dim], removed[dim], tensor.device))
+        result = _take(result, dim, kept(tensor.shape[dim], removed[dim]))
     if tensor.dim() == 4 and not tensor.is_contiguous():
         if tensor.is_contiguous(memory_format=torch.channels_last):
             result = result.contiguous(memory_format=torch.channels_last)
     return result
+
+
+def _take(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
+    """Some indices of a dimension, copied; on a CPU as plain bytes, which is several times faster."""
+    plain = _INTEGERS.get(tensor.element_size())
+    if tensor.device.type != "cpu" or tensor.is_quantized or plain is None:
+        return tensor.index_select(dim, indices.to(tensor.device))
+    taken = tensor.detach().view(plain).numpy().take(indices.numpy(), axis=dim)
+    return torch.from_numpy(taken).view(tensor.dtype)
+
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def check_fits(plan: Plan, model: nn.Module) -> dict[str, Tensor]:

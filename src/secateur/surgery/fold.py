@@ -192,7 +192,9 @@ class _Tracer:
         """Which features along an axis of a result reach the end of a path."""
         shape = self.graph.trace.values[start.outputs[0]].shape
         numbers = self._along(path, _numbered(shape, axis))
-        return set(numbers.unique().tolist()) - {-1}
+        reached = torch.zeros(shape[axis] + 1, dtype=torch.bool)
+        reached[numbers.reshape(-1)] = True
+        return set(reached[:-1].nonzero()[:, 0].tolist())
 
     def _along(self, path: list[Step], numbers: torch.Tensor) -> torch.Tensor:
         """Run the operations of a path, last one first, on a tensor of row numbers."""

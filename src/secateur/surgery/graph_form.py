@@ -96,7 +96,8 @@ def _lift(graph: fx.Graph, node: fx.Node, attributes: dict[str, Any]) -> None:
     name = getattr(node.target, "_schema", None)
     op = name.name.removeprefix("aten::").rstrip("_") if name is not None else ""
     flag = FLAGS.get(op)
-    if flag is not None and len(node.args) > flag:
+    always = op == "batch_norm" and node.args[3] is None
+    if flag is not None and len(node.args) > flag and not always:
         with graph.inserting_before(node):
             node.update_arg(flag, graph.create_node("get_attr", "training"))
     schema = name.arguments if name is not None else []
@@ -104,14 +105,14 @@ def _lift(graph: fx.Graph, node: fx.Node, attributes: dict[str, Any]) -> None:
         wanted = schema[position].name if position < len(schema) else ""
         lifted = _is_size(op, wanted, value)
         if lifted:
-            key = f"{PREFIX}{node.name}_{position}"
+            key = f"{PREFIX}{node.name}__{position}"
             if isinstance(value, (list, tuple)) and any(isinstance(v, fx.Node) for v in value):
                 items = []
                 for at, item in enumerate(value):
                     if isinstance(item, int):
-                        attributes[f"{key}_{at}"] = item
+                        attributes[f"{key}__{at}"] = item
                         with graph.inserting_before(node):
-                            item = graph.create_node("get_attr", f"{key}_{at}")
+                            item = graph.create_node("get_attr", f"{key}__{at}")
                     items.append(item)
                 node.update_arg(position, items)
                 continue

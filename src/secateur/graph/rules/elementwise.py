@@ -43,6 +43,8 @@ def copy(p: Propagation, node: Node) -> list[Layout]:
     return [p.broadcast(node.inputs, p.shape(node.outputs[0]))]
 
 
-@rule("aten::tril_indices", "aten::triu_indices", "aten::_local_scalar_dense", "aten::equal")
+@rule("aten::tril_indices", "aten::triu_indices", "aten::_local_scalar_dense", "aten::equal",
+      "aten::_assert_tensor_metadata", "aten::_assert_async", "aten::_assert_scalar",
+      "aten::sym_constrain_range", "aten::sym_constrain_range_for_size")  # fmt: skip
 def free(p: Propagation, node: Node) -> list[Layout]:
     return [[None] * len(p.shape(index)) for index in node.outputs]

@@ -68,7 +68,7 @@ def along(p: Propagation, node: Node) -> list[Layout]:
     if rank:
         dim = node.bound["dim"] % rank
         for at, lane in enumerate(layout):
-            if lane is not None and (at == dim or dim in lane.rows):
+            if lane is not None and dim in lane.rows:
                 layout[at] = p.ledger.aligned(lane)
         p.mixes([(source, dim)], exact_with_zeros=False)
     return [layout for _ in node.outputs]

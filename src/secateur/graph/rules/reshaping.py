@@ -303,10 +303,15 @@ def repeat(p: Propagation, node: Node) -> list[Layout]:
 
 @rule("aten::as_strided")
 def as_strided(p: Propagation, node: Node) -> list[Layout]:
+    """Restriding dimensions of size one, as pooling to one position does, changes nothing."""
     source = node.inputs[0]
     shape = p.shape(source)
-    contiguous = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
-    same = p.shape(node.outputs[0]) == shape and list(node.args[2]) == contiguous
+    strides = list(node.args[2])
+    dense = [math.prod(size for size in shape[dim + 1 :]) for dim in range(len(shape))]
+    same = p.shape(node.outputs[0]) == shape and all(
+        size == 1 or stride == want
+        for size, stride, want in zip(shape, strides, dense, strict=False)
+    )
     return [p.layout(source)] if same else p.give_up(node, "its memory is viewed in strides")
 
 
