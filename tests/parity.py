@@ -327,12 +327,14 @@ def check_model(
     **options: Any,
 ) -> sc.Result:
     """Prune a copy of the model and check everything that must hold; return the result."""
-    model = copy.deepcopy(dense)
+    model, given = copy.deepcopy(dense), copy.deepcopy(inputs)
     before = snapshot(model)
     asked = {"criterion": criterion, "seed": seed, "verify": True, **options}
     result, met = _feasible(model, inputs, unit, ratio, asked)
 
     assert result.model is model
+    leaves = zip(named_tensors(inputs), named_tensors(given), strict=True)
+    assert all(torch.equal(now, then) for (_, now), (_, then) in leaves), "the inputs changed"
     assert result.error is not None
     assert result.plan.removed
     assert all(name and reason for name, reason in result.skipped)

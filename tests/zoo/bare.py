@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import LayerScale
-from .registry import ids, image, net, tokens
+from .registry import Removed, ids, image, net, tokens
 
 
 @net(image(), "first.weight", "weight", "bias", "last.weight")
@@ -287,9 +287,18 @@ class ParameterLists(nn.Module):
         return torch.linalg.multi_dot([x.flatten(0, 1), self.down[0], self.down[1]])
 
 
-@net(tokens(6, 10), "w1", "w2", "first.weight")
+def mask_router(dense: nn.Module, removed: Removed) -> None:
+    """Route among the kept experts only."""
+    gone = torch.zeros(dense.router.out_features, dtype=dense.router.weight.dtype)
+    gone[removed.get("router.weight", {}).get(0, [])] = -torch.inf
+    dense.gone = gone
+
+
+@net(tokens(6, 10), "w1", "w2", "first.weight", masked=mask_router)
 class ExpertsByBmm(nn.Module):
     """A stacked parameter [experts, in, out] and a soft router."""
+
+    gone: Tensor | float = 0.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -301,7 +310,7 @@ class ExpertsByBmm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
-        weights = self.router(x).softmax(-1)
+        weights = (self.router(x) + self.gone).softmax(-1)
         flat = x.reshape(1, -1, x.shape[-1]).expand(3, -1, -1)
         y = torch.bmm(F.gelu(torch.bmm(flat, self.w1)), self.w2).view(3, *x.shape)
         return self.last(x + torch.einsum("ebnd,bne->bnd", y, weights))
