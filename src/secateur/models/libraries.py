@@ -27,7 +27,7 @@ def _torchvision(name: str, pretrained: bool) -> Loaded:
         # These fetch a backbone of their own unless told not to.
         options["weights_backbone"] = None
     if name in ("googlenet", "inception_v3") and not pretrained:
-        options["init_weights"] = True
+        options["init_weights"] = False
     model = _built(name, lambda: models.get_model(name, **options))
     size = _INCEPTION_IMAGE if name == "inception_v3" else getattr(model, "image_size", _IMAGE)
     return Loaded(name, model, torch.randn(1, 3, int(size), int(size)), random=not pretrained)

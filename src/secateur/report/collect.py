@@ -133,6 +133,8 @@ def environment() -> dict[str, str]:
     found["system"] = f"{platform.system()} {platform.machine()}"
     found["processor"] = f"{_processor()}, {os.cpu_count()} cores visible"
     found["threads"] = str(torch.get_num_threads())
+    if "OMP_WAIT_POLICY" in os.environ:
+        found["waiting threads"] = os.environ["OMP_WAIT_POLICY"].lower()
     if torch.cuda.is_available():
         found["accelerator"] = torch.cuda.get_device_name()
     return found
