@@ -7,6 +7,7 @@ from . import (  # noqa: F401
     ambiguous,
     attention,
     bare,
+    builtin_attention,
     calling,
     convs,
     elementwise,
@@ -18,6 +19,8 @@ from . import (  # noqa: F401
     mixers,
     norms,
     parametrised,
+    patches,
+    picking,
     recurrent,
     reductions,
     reshaping,
@@ -28,6 +31,7 @@ from . import (  # noqa: F401
     upsampling,
     vision,
     windows,
+    yolo,
 )
 from .masking import mask_norms
 from .registry import ZOO, Entry
