@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import numpy as np
 from torch import nn
@@ -14,6 +15,8 @@ from secateur.graph.trace import Node, Ref, named_state
 from secateur.profiling.macs import COUNTED, node_macs
 
 __all__ = ["CostModel"]
+
+Dims: TypeAlias = list[tuple[int, int]]
 
 
 class CostModel:
@@ -34,6 +37,7 @@ class CostModel:
         self.graph = graph
         self._lanes: list[tuple[np.ndarray, int]] = []
         self._lane_at: dict[int, int] = {}
+        # Lanes are told apart by their arrays, which must not be freed meanwhile.
         self._alive: list[np.ndarray] = []
         parameters = {id(tensor) for tensor in model.parameters()}
         buffers = {id(tensor) for tensor in model.buffers()}
@@ -54,22 +58,20 @@ class CostModel:
             (node, *self._operands(node)) for node in graph.trace.nodes if node.op in COUNTED
         ]
 
-    def _operands(self, node: Node) -> tuple[list[object], list[object]]:
+    def _operands(self, node: Node) -> tuple[list[Dims | None], list[Dims]]:
         p = self.graph.propagation
-        inputs: list[object] = []
+        inputs: list[Dims | None] = []
         for argument in node.args:
             if isinstance(argument, Ref):
                 inputs.append(self._dims(p.shape(argument), p.layout(argument)))
             else:
                 inputs.append(None)
-        outputs: list[object] = [self._dims(p.shape(i), p.layout(i)) for i in node.outputs]
+        outputs: list[Dims] = [self._dims(p.shape(i), p.layout(i)) for i in node.outputs]
         return inputs, outputs
 
-    def _dims(self, shape: tuple[int, ...], lanes: Iterable[Lane | None]) -> list[tuple[int, int]]:
+    def _dims(self, shape: tuple[int, ...], lanes: Iterable[Lane | None]) -> Dims:
         """Per dimension its dense size and the number of its lane, -1 for none."""
-        return [
-            (size, self._register(lane)) for size, lane in zip(shape, lanes, strict=True)
-        ]
+        return [(size, self._register(lane)) for size, lane in zip(shape, lanes, strict=True)]
 
     def _register(self, lane: Lane | None) -> int:
         if lane is None or lane.ids is None:
@@ -108,5 +110,5 @@ class CostModel:
         return {"macs": macs, "params": params, "bytes": total}
 
 
-def _sizes(dims: list[tuple[int, int]], gone: list[int]) -> tuple[int, ...]:  # type: ignore[no-untyped-def]
+def _sizes(dims: Dims, gone: list[int]) -> tuple[int, ...]:
     return tuple(size - gone[lane] if lane >= 0 else size for size, lane in dims)

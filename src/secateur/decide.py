@@ -224,9 +224,7 @@ def _try(
     model: nn.Module, inputs: Inputs, graph: Graph, sizes: ExpectedSizes, plan: Plan
 ) -> Attempt:
     state = named_state(model)
-    values = {
-        name: _cut_index(state[name].data, plan, name) for name in plan.renumbered
-    }
+    values = {name: _cut_index(state[name].data, plan, name) for name in plan.renumbered}
     return attempt(model, inputs, graph, sizes, new_shapes(plan), plan.attributes, values)
 
 

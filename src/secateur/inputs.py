@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
@@ -74,11 +75,13 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode without gradients; restore every module's mode afterwards.
+    """Put the model in eval mode without gradients, and leave no trace of what ran inside.
 
-    PyTorch's fused transformer fast path is switched off inside: it hides the operations.
+    Every module's mode is restored, and so is what its code caches on itself: a value cached
+    for one size must not meet another. PyTorch's fused transformer fast path is switched off
+    inside: it hides the operations.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    held = [(module, _held(module)) for module in model.modules()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -87,8 +90,31 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, training in modes:
-            module.training = training
+        for module, attributes in held:
+            _put_back(module, attributes)
+
+
+def _held(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Every attribute of a module, with the contents of its own dicts and lists."""
+    return {
+        key: (value, copy.copy(value) if type(value) in (dict, list) else None)
+        for key, value in module.__dict__.items()
+        if key not in _REGISTERED
+    }
+
+
+def _put_back(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
+    for key in [key for key in module.__dict__ if key not in _REGISTERED]:
+        if key not in attributes:
+            del module.__dict__[key]
+    for key, (value, contents) in attributes.items():
+        module.__dict__[key] = value
+        if contents is not None:
+            value.clear()
+            value.extend(contents) if isinstance(value, list) else value.update(contents)
+
+
+_REGISTERED = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
 
 
 def named_tensors(value: Any, name: str = "output") -> Iterator[tuple[str, Tensor]]:

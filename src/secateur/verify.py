@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.errors import InputError
 from secateur.graph.graph import Graph
 from secateur.graph.lanes import Lane
 from secateur.graph.propagate import Reduction
-from secateur.errors import InputError
 from secateur.graph.trace import INCIDENTAL, Node, Ref, canonical, named_state
 from secateur.inputs import Inputs, evaluating, named_tensors, run
 from secateur.plan import Plan
@@ -151,10 +151,12 @@ class _LeaveOut(TorchDispatchMode):
         for position, argument in enumerate(node.args):
             if isinstance(argument, Ref):
                 for dim, lane, places in self._places(argument.index, chosen):
-                    index = _spread(places, lane, dim, smaller[position])
-                    smaller[position] = smaller[position].gather(dim, index)
+                    stay_there = _spread(places, lane, dim, smaller[position])
+                    smaller[position] = smaller[position].gather(dim, stay_there)
         _resize_arguments(node, smaller)
         result = func(*smaller, **kwargs)
+        # Written into a result of the operation itself: what follows may depend on its strides.
+        whole = func(*args, **kwargs)
         single = isinstance(result, Tensor)
         listed = [result] if single else list(result)
         for position, index in enumerate(node.outputs):
@@ -165,7 +167,8 @@ class _LeaveOut(TorchDispatchMode):
                     shape[dim] = self.graph.trace.values[index].shape[dim]
                     index_there = _spread(places, lane, dim, tensor)
                     tensor = tensor.new_zeros(shape).scatter(dim, index_there, tensor)
-            listed[position] = tensor
+            target = whole if single else whole[position]
+            listed[position] = target.copy_(tensor) if target.shape == tensor.shape else tensor
         return listed[0] if single else type(result)(listed)
 
     def _key(self, lane: Lane) -> bytes:

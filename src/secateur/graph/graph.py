@@ -167,4 +167,3 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     """
     inputs = as_inputs(example_inputs)
     return Graph(model, record(model, inputs))
-

@@ -184,9 +184,7 @@ class Propagation:
             lanes = self.layout(ref)
             shift = rank - len(own)
             operands.append(
-                [
-                    (own[dim], shifted(lanes[dim], shift, own)) for dim in range(len(own))
-                ]
+                [(own[dim], shifted(lanes[dim], shift, own)) for dim in range(len(own))]
             )
         for dim in range(rank):
             meeting = []

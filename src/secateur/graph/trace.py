@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import weakref
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -208,8 +209,7 @@ class Recorder(TorchDispatchMode):
         self.values.append(Value(tuple(tensor.shape), tensor.dtype, kind, name, data))
         key = id(tensor)
         known = self._known
-        reference = weakref.ref(tensor, lambda _, key=key, i=index: _forget(known, key, i))
-        known[key] = (reference, index)
+        known[key] = (weakref.ref(tensor, functools.partial(_forget, known, key, index)), index)
         return index
 
     def index_of(self, tensor: Tensor) -> int:
@@ -300,7 +300,7 @@ class Recorder(TorchDispatchMode):
             after.remove()
 
 
-def _forget(known: dict[int, tuple[Any, int]], key: int, index: int) -> None:
+def _forget(known: dict[int, tuple[Any, int]], key: int, index: int, gone: object) -> None:
     entry = known.get(key)
     if entry is not None and entry[1] == index:
         del known[key]
@@ -332,9 +332,7 @@ def _unused(model: nn.Module, recorder: Recorder, nodes: list[Node]) -> bool:
     return any(recorder.index_of(parameter) not in used for parameter in model.parameters())
 
 
-def _record_training(
-    model: nn.Module, inputs: Inputs, recorder: Recorder
-) -> list[tuple[str, int]]:
+def _record_training(model: nn.Module, inputs: Inputs, recorder: Recorder) -> list[tuple[str, int]]:
     """Go on recording in training mode; buffers and random numbers are put back."""
     start = len(recorder.nodes)
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]

@@ -215,9 +215,7 @@ class _Tracer:
     def _joined(self, node: Node, source: int, numbers: torch.Tensor) -> torch.Tensor:
         """The path enters a concatenation: the other parts hold no row of this product."""
         shapes = [(ref.index, self.p.shape(ref)) for ref in node.args[0]]
-        pieces = [
-            numbers if index == source else torch.full(shape, -1) for index, shape in shapes
-        ]
+        pieces = [numbers if index == source else torch.full(shape, -1) for index, shape in shapes]
         return torch.cat(pieces, dim=node.bound["dim"])
 
 

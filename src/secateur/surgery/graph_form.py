@@ -221,7 +221,7 @@ def _new_size(
     if op in NORMS and before is not None:
         return list(sizes.shape(before)[-len(held) :])
     if op.startswith("conv") and before is not None:
-        weight = made[node.args[1].name]  # type: ignore[union-attr]
+        weight = made[str(node.args[1])]
         kernel = len(sizes.shape(weight)) - 2
         shared = after if "transpose" in op else before
         assert shared is not None
@@ -248,9 +248,7 @@ def _new_size(
     if index is not None:
         return new_shape[index] if held == dense_shape[index] else held
     if isinstance(held, list) and len(held) == len(dense_shape):
-        return [
-            n if h == d else h for h, d, n in zip(held, dense_shape, new_shape, strict=True)
-        ]
+        return [n if h == d else h for h, d, n in zip(held, dense_shape, new_shape, strict=True)]
     return held
 
 
@@ -263,9 +261,7 @@ def _moved(graph: Graph, sizes: ExpectedSizes, value: int, dim: int, bound: int)
     return bound - int(row[:bound].sum())
 
 
-def _parts(
-    graph: Graph, sizes: ExpectedSizes, node: fx.Node, held: Any, first: int | None
-) -> Any:
+def _parts(graph: Graph, sizes: ExpectedSizes, node: fx.Node, held: Any, first: int | None) -> Any:
     """Sizes of the parts of a split, read off the recorded operation that made the first."""
     if first is None:
         return held

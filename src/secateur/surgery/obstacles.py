@@ -55,7 +55,7 @@ def amend(
             return True
         if level == 3 and _fix(known, graph, sizes, obstacle, alike):
             return True
-    return _fix(known, graph, sizes, obstacle, [node])
+    return _fix(known, graph, sizes, obstacle, [node]) or _fix_module(known, graph, sizes, obstacle)
 
 
 def _site_of(graph: Graph, model: nn.Module) -> dict[int, tuple[str, int, str]]:
@@ -124,9 +124,7 @@ def _compatible(graph: Graph, place: Place, other: Place) -> bool:
     return set(labels[a].ravel().tolist()).isdisjoint(labels[b].ravel().tolist())
 
 
-def _partner(
-    graph: Graph, sizes: ExpectedSizes, obstacle: Obstacle, place: Place
-) -> Place | None:
+def _partner(graph: Graph, sizes: ExpectedSizes, obstacle: Obstacle, place: Place) -> Place | None:
     """The dimension that the code took the size from."""
     node = obstacle.node
     candidates: list[Place] = []
@@ -180,9 +178,7 @@ def _shift(graph: Graph, here: Node, there: Node, place: Place) -> Place | None:
     return None
 
 
-def _flip(
-    known: Amendments, graph: Graph, sizes: ExpectedSizes, alike: list[Node]
-) -> bool:
+def _flip(known: Amendments, graph: Graph, sizes: ExpectedSizes, alike: list[Node]) -> bool:
     """Remove whole rows of a view instead of part of every row."""
     flipped = False
     splits = graph.propagation.splits
@@ -210,7 +206,11 @@ def _fix(
         reason = f"the code of {where} fixes its size ({op}: {obstacle.message})"
         places = _changing(graph, sizes, node)
         if obstacle.outputs:
-            places = [(node.outputs[output], dim) for output, dim in obstacle.outputs]
+            places = [
+                (node.outputs[output], dim)
+                for output, dim in obstacle.outputs
+                if output < len(node.outputs)
+            ]
         if not places:
             # The code took a size off something that it was given.
             given = graph.trace.module_inputs.get(node.module, ())
@@ -223,3 +223,22 @@ def _fix(
                 known.constraints.append(fix)
                 added = True
     return added
+
+
+def _fix_module(known: Amendments, graph: Graph, sizes: ExpectedSizes, obstacle: Obstacle) -> bool:
+    """Where nothing near the operation explains it: fix every size that the module meets."""
+    paths = {obstacle.module, obstacle.node.module}
+    met: dict[int, None] = {}
+    for path in paths:
+        met |= dict.fromkeys(graph.trace.module_inputs.get(path, ()))
+    for node in graph.trace.nodes:
+        inside = any(node.module == path or node.module.startswith(f"{path}.") for path in paths)
+        if inside:
+            met |= dict.fromkeys((*node.inputs, *node.outputs))
+    where = obstacle.module or "the model"
+    reason = f"the code of {where} fixes its sizes ({obstacle.message})"
+    held = {(c.value, c.dim) for c in known.constraints if isinstance(c, Fix)}
+    places = [place for index in met for place in _changed_dims(graph, sizes, index)]
+    fresh = [place for place in places if place not in held and _ids(graph, place) is not None]
+    known.constraints.extend(Fix(*place, reason) for place in fresh)
+    return bool(fresh)

@@ -129,9 +129,7 @@ class _Runner(Recorder):
         try:
             result = func(*args, **kwargs)
         except Exception as error:
-            raise _Stop(
-                at, str(error).partition("\n")[0], called=sizes_in(node.args)
-            ) from error
+            raise _Stop(at, _first_line(error), called=sizes_in(node.args)) from error
         flat = result if isinstance(result, (tuple, list)) else (result,)
         found = [tuple(t.shape) for t in flat if isinstance(t, Tensor)]
         wanted = [self.sizes.shape(index) for index in dense.outputs]
@@ -200,7 +198,7 @@ def attempt(
             except _Stop as stop:
                 return follower.result(stop)
             except Exception as error:
-                return follower.result(_Stop(runner.position, str(error).partition("\n")[0]))
+                return follower.result(_Stop(runner.position, _first_line(error)))
         return follower.result(None)
     finally:
         snapshot.restore()
@@ -225,6 +223,10 @@ def _blank(like: Tensor, shape: tuple[int, ...]) -> Tensor:
         return like.new_zeros(shape)
     count = math.prod(shape) * like.element_size()
     return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(like.dtype).reshape(shape)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @dataclasses.dataclass
@@ -299,7 +301,7 @@ class _Follower:
             except _Stop as stop:
                 return None, stop
             except Exception as error:
-                return None, _Stop(runner.position, str(error).partition("\n")[0])
+                return None, _Stop(runner.position, _first_line(error))
 
         output, stop = again()
         while stop is not None:
@@ -365,9 +367,9 @@ class _Follower:
             found.append((values[index].shape, sizes.shape(index), None))
         if node.op in ("aten::split_with_sizes", "aten::unsafe_split_with_sizes"):
             dim = node.bound["dim"]
-            old = tuple(values[index].shape[dim] for index in node.outputs)
-            new = tuple(sizes.shape(index)[dim] for index in node.outputs)
-            found.append((old, new, None))
+            before = tuple(values[index].shape[dim] for index in node.outputs)
+            after = tuple(sizes.shape(index)[dim] for index in node.outputs)
+            found.append((before, after, None))
         for index in (*node.outputs, *node.inputs):
             for dim, (old, new) in enumerate(
                 zip(values[index].shape, sizes.shape(index), strict=True)
@@ -440,5 +442,3 @@ def replaced(value: Any, old: int | tuple[int, ...], new: int | tuple[int, ...])
             items = [new if item == old else item for item in value]
             return items if isinstance(value, list) else tuple(items)
     return None
-
-

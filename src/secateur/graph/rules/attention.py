@@ -44,9 +44,13 @@ def attention(p: Propagation, node: Node) -> list[Layout]:
         p.scales[node.index] = width
     out: Layout = [p.layout(q)[0], head_lane, None, value]
     # The second result, where there is one, is a sum per head and query.
-    rest = [[None, head_lane, *([None] * (len(p.shape(i)) - 2))] for i in node.outputs[1:2]
-            if len(p.shape(i)) >= 2]  # fmt: skip
-    return [out, *rest, *([None] * len(p.shape(i)) for i in node.outputs[1 + len(rest) :])]
+    layouts: list[Layout] = [out]
+    for position, index in enumerate(node.outputs[1:]):
+        layout: Layout = [None] * len(p.shape(index))
+        if position == 0 and len(layout) >= 2:
+            layout[1] = head_lane
+        layouts.append(layout)
+    return layouts
 
 
 def _per_head(p: Propagation, ref: Ref, heads: int) -> Lane | None:

@@ -30,9 +30,7 @@ def own_dim(p: Propagation, ref: Ref, dim: int) -> int | None:
     return None
 
 
-def contract(
-    p: Propagation, a: Ref, dim_a: int, b: Ref, dim_b: int, batch: dict[int, int]
-) -> None:
+def contract(p: Propagation, a: Ref, dim_a: int, b: Ref, dim_b: int, batch: dict[int, int]) -> None:
     """Tie the contracted dimensions of two factors; rows may run over shared batch dims.
 
     Parameters
@@ -215,14 +213,13 @@ def _grouped(
     in_per = p.shape(node.args[0])[channel] // groups
     whole = p.split_choice.get(node.index, 0) > 0 or in_per == 1
     reason = p.why("a grouped convolution gives every group equally many")
+    taken: np.ndarray | None = None
     if x is not None:
         taken = p.ledger.ids(x).reshape(groups, in_per)
         choices = 1 if in_per == 1 else 2
         p.splits[node.index] = Split(node.index, p.ledger.ids(x).ravel(), choices, int(whole))
     if x is None:
-        if in_lane is not None:
-            p.ledger.protect(in_lane, p.why(FIXED))
-        taken = None
+        p.ledger.protect(in_lane, p.why(FIXED))
     if transposed:
         made = _transposed_out(p, x, taken, in_lane, out_lane, groups, out_per, whole, reason)
     elif out_lane is None:

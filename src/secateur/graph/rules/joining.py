@@ -66,9 +66,7 @@ def stack(p: Propagation, node: Node) -> list[Layout]:
     return [insert(p.broadcast(parts, shape), dim)]
 
 
-def cut(
-    p: Propagation, ref: Ref | int, dim: int, bounds: list[tuple[int, int]]
-) -> list[Layout]:
+def cut(p: Propagation, ref: Ref | int, dim: int, bounds: list[tuple[int, int]]) -> list[Layout]:
     """The layouts of consecutive parts of a dimension; equal parts shrink equally."""
     layout = p.aligned(ref, dim)
     lane = layout[dim]
@@ -97,7 +95,7 @@ def _cut_rows(layout: Layout, dim: int, piece: slice) -> Layout:
             index = tuple(piece if a == axis else slice(None) for a in range(lane.ids.ndim))
             ids, rows = lane.ids[index], lane.rows
             if ids.shape[axis] == 1:
-                ids, rows = ids.take(0, axis=axis), tuple(row for row in rows if row != dim)
+                ids, rows = np.take(ids, 0, axis=axis), tuple(row for row in rows if row != dim)
             result[at] = Lane(lane.size, ids, rows)
     return result
 

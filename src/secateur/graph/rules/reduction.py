@@ -47,7 +47,10 @@ def reduce(p: Propagation, node: Node) -> list[Layout]:
 
 def _used(p: Propagation, node: Node, index: int) -> bool:
     """Whether anything reads a result."""
-    return any(index in later.inputs for later in (*p.trace.nodes, *p.trace.training_only)[node.index + 1 :])
+    return any(
+        index in later.inputs
+        for later in (*p.trace.nodes, *p.trace.training_only)[node.index + 1 :]
+    )
 
 
 def _without(layout: Layout, dims: list[int], keepdim: bool) -> Layout:

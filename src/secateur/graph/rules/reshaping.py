@@ -27,9 +27,7 @@ def follow_root(p: Propagation, node: Node) -> None:
         p.roots[node.outputs[0]] = root
 
 
-def blocks(
-    source: tuple[int, ...], target: tuple[int, ...]
-) -> list[tuple[list[int], list[int]]]:
+def blocks(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
     """The finest pairs of runs of dimensions whose sizes multiply to the same number.
 
     Examples
@@ -110,7 +108,7 @@ def _place(
 ) -> None:
     """Put one lane where the view takes it, with the rows that it then has."""
     source, target = shapes
-    left, right = block
+    _, right = block
     involved = [block]
     for row in lane.rows:
         if home[row] not in involved:
@@ -119,7 +117,7 @@ def _place(
     before = [at for pair in involved for at in pair[0]]
     after = [at for pair in involved for at in pair[1]]
     full = _everywhere(lane, dim, before, source).reshape([target[at] for at in after])
-    axes = [axis for axis in varying(full)]
+    axes = varying(full)
     inside = [axis for axis in axes if after[axis] in right]
     if not inside:
         p.ledger.protect(lane, p.why("a view leaves no part of it that can change alone"))
@@ -129,16 +127,16 @@ def _place(
     at = inside[len(inside) - 1 - choice]
     fresh_cut = len(inside) > 1
     if fresh_cut:
-        ids = p.ledger.ids(lane).ravel()
-        p.splits[node.index] = Split(node.index, ids, len(inside), choice)
+        cut = p.ledger.ids(lane).ravel()
+        p.splits[node.index] = Split(node.index, cut, len(inside), choice)
     outer = [axis for axis in axes if axis not in inside or axis < at]
     inner = [axis for axis in inside if axis > at]
-    ids = full
+    ids: Ids = np.asarray(full)
     for axis in range(full.ndim):
         if axis not in outer and axis != at and axis not in inner:
-            ids = ids.take([0], axis=axis)
+            ids = np.take(ids, [0], axis=axis)
     for axis in inner:
-        first = ids.take([0], axis=axis)
+        first: Ids = np.take(ids, [0], axis=axis)
         p.ledger.equate(first, ids)
         ids = first
     ids = np.ascontiguousarray(
@@ -260,7 +258,7 @@ def drop_row(layout: Layout, dim: int, index: int) -> Layout:
             assert lane.ids is not None
             axis = lane.rows.index(dim)
             rows = tuple(row for row in lane.rows if row != dim)
-            result[at] = Lane(lane.size, lane.ids.take(index, axis=axis), rows)
+            result[at] = Lane(lane.size, np.take(lane.ids, index, axis=axis), rows)
     return remove(result, dim)
 
 
