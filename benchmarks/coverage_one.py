@@ -42,18 +42,15 @@ def largest(tensors: list[Tensor]) -> float:
 
 
 def learn(model: nn.Module, inputs: Any, training: bool) -> str | None:
-    """Run one step of gradient descent; return what went wrong, if anything did."""
+    """Run forward and backward; return what went wrong, if anything did."""
+    given = as_inputs(inputs)
     model.train(training)
-    model.zero_grad()
     try:
-        outputs = [
-            t for _, t in named_tensors(model(*as_inputs(inputs).args, **as_inputs(inputs).kwargs))
-        ]
-        sum(t.float().pow(2).mean() for t in outputs if t.requires_grad).backward()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.grad is not None:
-                    parameter.sub_(1e-6 * parameter.grad)
+        tensors = [t for _, t in named_tensors(model(*given.args, **given.kwargs))]
+        sum(t.float().pow(2).mean() for t in tensors if t.requires_grad).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None and parameter.grad.shape != parameter.shape:
+                return f"the gradient of {name} has another shape"
     except Exception as error:
         return f"{type(error).__name__}: {_first_line(error)}"
     finally:
@@ -82,7 +79,6 @@ def attempt(name: str, budget: float, criterion: str) -> dict[str, Any]:
     with timed(record, "build_seconds"):
         model, inputs = item.prepared()
     dense = outputs(model, inputs)
-    trained = {"eval": learn(model, inputs, False), "train": learn(model, inputs, True)}
     record["status"] = "crash"
     asked = budget
     try:
@@ -128,9 +124,11 @@ def attempt(name: str, budget: float, criterion: str) -> dict[str, Any]:
     # And how much the examples of the batch still differ: a dead net equals any other.
     record["signal"] = largest([t[:1] - t[1:2] for t in pruned if len(t) > 1]) / size
     record["finite"] = all(bool(torch.isfinite(tensor).all()) for tensor in pruned)
-    # A dense model that cannot take the step is no fault of pruning.
-    record["backward"] = None if trained["eval"] else learn(model, inputs, False)
-    record["training"] = None if trained["train"] else learn(model, inputs, True)
+    for key, training in (("backward", False), ("training", True)):
+        record[key] = learn(model, inputs, training)
+        # A dense model that cannot take the step either is no fault of pruning.
+        if record[key] and learn(item.build(), inputs, training):
+            record[key] = None
     return record
 
 
