@@ -72,14 +72,25 @@ class Decision:
     attempt: Attempt
 
 
-def decide(model: nn.Module, inputs: Inputs, recorded: Trace, request: Request) -> Decision:
+def decide(
+    model: nn.Module,
+    inputs: Inputs,
+    recorded: Trace,
+    request: Request,
+    known: Amendments | None = None,
+) -> Decision:
     """Choose what goes, until the model's code is known to run with it.
+
+    Parameters
+    ----------
+    known : Amendments, optional
+        What is known about the model's code already; grows with what is found out.
 
     Raises
     ------
     NothingToPruneError, BudgetError, CriterionError
     """
-    known = Amendments()
+    known = Amendments() if known is None else known
     made: dict[str, int] | None = None
     scorer = Scorer(model, request.criterion, request.data, request.loss, request.seed)
     for _ in range(ROUNDS):
@@ -193,7 +204,11 @@ def _known_sizes(
                     shape = shapes.get(names.get(id(tensor), ""), tuple(tensor.shape))
                     own[prefix + key] = shape
         convolves = isinstance(module, nn.modules.conv._ConvNd)
-        for op in CONVOLUTIONS if convolves else PRODUCTS if "weight" not in own else NORMS:
+        given = graph.trace.module_inputs.get(path)
+        if given:
+            own["given"] = sizes.shape(given[0])
+        others = NORMS if "weight" in own else (*PRODUCTS, *NORMS)
+        for op in CONVOLUTIONS if convolves else others:
             node = ran.get((path, op))
             if node is not None:
                 own[""], own["out"] = sizes.shape(node.inputs[0]), sizes.shape(node.outputs[0])
@@ -214,7 +229,7 @@ def _known_sizes(
 def _first_operations(graph: Graph) -> dict[tuple[str, str], Node]:
     """The first operation of each kind that each module ran."""
     first: dict[tuple[str, str], Node] = {}
-    for node in graph.trace.nodes:
+    for node in (*graph.trace.nodes, *graph.trace.training_only):
         if node.op in SIZED:
             first.setdefault((node.module, node.op), node)
     return first

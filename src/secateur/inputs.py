@@ -25,6 +25,23 @@ class Inputs:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def fresh(self) -> Inputs:
+        """A copy for one pass, since a model may write into what it is given."""
+        return Inputs(
+            tuple(_copied(value) for value in self.args),
+            {key: _copied(value) for key, value in self.kwargs.items()},
+        )
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    if type(value) in (tuple, list):
+        return type(value)(_copied(item) for item in value)
+    if type(value) is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    return value
+
 
 def as_inputs(example_inputs: ExampleInputs) -> Inputs:
     """Read example inputs: a tensor, a tuple of positional or a dict of keyword inputs.
@@ -77,11 +94,13 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode without gradients, and leave no trace of what ran inside.
 
-    Every module's mode is restored, and so is what its code caches on itself: a value cached
-    for one size must not meet another. PyTorch's fused transformer fast path is switched off
-    inside: it hides the operations.
+    Every module's mode and buffers are restored, and so is what its code caches on itself: a
+    value cached for one size must not meet another. PyTorch's fused transformer fast path is
+    switched off inside: it hides the operations.
     """
     held = [(module, _held(module)) for module in model.modules()]
+    buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    contents = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -92,6 +111,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, attributes in held:
             _put_back(module, attributes)
+        for module, table in buffers:
+            module._buffers.update(table)
+        with torch.no_grad():
+            for buffer, version, before in contents:
+                if buffer._version != version:
+                    buffer.copy_(before)
 
 
 def _held(module: nn.Module) -> dict[str, tuple[Any, Any]]:

@@ -23,6 +23,8 @@ from secateur.profiling import Profile
 from secateur.profiling.recorded import profile_recorded
 from secateur.selection import check_budget
 from secateur.surgery.apply import apply_plan, check_fits
+from secateur.surgery.expected import ExpectedSizes
+from secateur.surgery.obstacles import Amendments, fix_parting
 from secateur.surgery.transaction import Snapshot, transaction
 from secateur.verify import TOLERANCE, difference, in_double, masked_outputs, outputs
 
@@ -171,7 +173,8 @@ def prune(
         raise InputError(f"form must be 'python' or 'graph', not {form!r}")
     inputs = as_inputs(example_inputs)
     request = _request(
-        model, granularity, criterion, allocation, budget or {"macs": 0.5}, ignore, round_to,
+        model, granularity, criterion, allocation, {"macs": 0.5} if budget is None else budget,
+        ignore, round_to,
         min_keep, data, loss, seed,
     )  # fmt: skip
     request.base = base
@@ -195,16 +198,9 @@ def prune_traced(
     """Prune on a resolved request; see :func:`prune`."""
     recorded = record(model, inputs)
     before = profile_recorded(model, recorded)
-    decision = decide(model, inputs, recorded, request)
+    _check_optimizer(model, optimizer)
+    decision, error = _cut(model, inputs, recorded, request, verify, optimizer, ema)
     plan, graph = decision.plan, decision.graph
-    if ema is not None:
-        check_fits(plan, ema)
-    error = None
-    with transaction(model) as snapshot:
-        if verify:
-            error = _verified(model, inputs, decision, snapshot, optimizer, ema)
-        else:
-            apply_plan(plan, model, optimizer, ema)
     after = profile_recorded(model, _after_trace(decision, model, inputs))
     groups = [
         GroupSummary(
@@ -216,6 +212,45 @@ def prune_traced(
         for group, (gone, size) in zip(graph.groups, decision.selection.counts, strict=True)
     ]
     return Result(model, plan, before, after, _skipped(decision), error, groups)
+
+
+def _cut(
+    model: nn.Module,
+    inputs: Inputs,
+    recorded: Trace,
+    request: Request,
+    verify: bool,
+    optimizer: torch.optim.Optimizer | None,
+    ema: nn.Module | None,
+) -> tuple[Decision, float | None]:
+    """Decide and carry out; decide anew where the code proves to take another way."""
+    known = Amendments()
+    while True:
+        decision = decide(model, inputs, recorded, request, known)
+        if ema is not None:
+            check_fits(decision.plan, ema)
+        try:
+            with transaction(model) as snapshot:
+                if verify:
+                    return decision, _verified(model, inputs, decision, snapshot, optimizer, ema)
+                apply_plan(decision.plan, model, optimizer, ema)
+                return decision, None
+        except ParityError:
+            sizes = ExpectedSizes(decision.graph, decision.selection.removed)
+            parted = decision.attempt.parted
+            if parted is None or not fix_parting(known, decision.graph, sizes, parted):
+                raise
+
+
+def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    if optimizer is None:
+        return
+    own = {id(parameter) for parameter in model.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise InputError(
+            "optimizer= holds none of the model's parameters, so its state cannot follow; "
+            "pass the optimizer that trains this model"
+        )
 
 
 def _after_trace(decision: Decision, model: nn.Module, inputs: Inputs) -> Trace:

@@ -165,13 +165,16 @@ def _allowed(graph: Graph, group: Group, min_keep: int, round_to: int) -> np.nda
     """Numbers of units that may go, ascending: enough stay, and sizes stay multiples."""
     most = max(group.size - min_keep, 0)
     counts = np.arange(most + 1)
-    if round_to > 1 and group.members:
-        member = min(group.members, key=lambda m: ("producer", "consumer", "other").index(m.role))
-        per_class = np.isin(member.classes, group.classes).sum() / len(group.classes)
-        per_unit = per_class * sum(cell.take for cell in group.cells)
-        left = len(member.classes) - counts * per_unit
-        fine = (left % round_to == 0) | (counts == 0)
-        counts = counts[fine]
+    if round_to > 1:
+        for member in group.members:
+            inside = int(np.isin(member.classes, group.classes).sum())
+            per_unit, uneven = divmod(inside, group.size)
+            if member.role != "producer" or uneven or not per_unit:
+                continue
+            # What other groups share with it only has to stay in step.
+            size = len(member.classes) if inside == len(member.classes) else 0
+            left = size - counts * per_unit
+            counts = counts[(left % round_to == 0) | (counts == 0)]
     return counts
 
 

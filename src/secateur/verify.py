@@ -35,6 +35,7 @@ Outputs = dict[str, Tensor]
 
 def outputs(model: nn.Module, inputs: Inputs) -> Outputs:
     """Every tensor that the model returns in eval mode."""
+    inputs = inputs.fresh()
     with evaluating(model):
         return {name: tensor.clone() for name, tensor in named_tensors(run(model, inputs))}
 
@@ -43,6 +44,7 @@ def masked_outputs(
     model: nn.Module, inputs: Inputs, graph: Graph, plan: Plan, removed: np.ndarray
 ) -> Outputs:
     """What the dense model returns with the removed indices masked; the model is put back."""
+    inputs = inputs.fresh()
     state = named_state(model)
     saved = {}
     try:

@@ -314,6 +314,7 @@ def record(model: nn.Module, inputs: Inputs) -> Trace:
     InputError
         When the model rejects the inputs.
     """
+    inputs = inputs.fresh()
     recorder = Recorder(model, inputs)
     with evaluating(model):
         with recorder.watching():
@@ -333,9 +334,8 @@ def _unused(model: nn.Module, recorder: Recorder, nodes: list[Node]) -> bool:
 
 
 def _record_training(model: nn.Module, inputs: Inputs, recorder: Recorder) -> list[tuple[str, int]]:
-    """Go on recording in training mode; buffers and random numbers are put back."""
+    """Go on recording in training mode; random numbers are put back as well."""
     start = len(recorder.nodes)
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with evaluating(model), torch.random.fork_rng(devices=[]):
             for module in model.modules():
@@ -347,6 +347,3 @@ def _record_training(model: nn.Module, inputs: Inputs, recorder: Recorder) -> li
         # Training takes other inputs (targets, say): what only it uses stays unknown.
         del recorder.nodes[start:]
         return []
-    finally:
-        for buffer, before in buffers:
-            buffer.copy_(before)

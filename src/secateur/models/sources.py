@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from secateur.errors import InputError, MissingExtraError, UnknownNameError, suggestion
 from secateur.inputs import ExampleInputs
 from secateur.locate import locate
+from secateur.models.operators import declare_torchvision_operators
 from secateur.registry import Registry
 
 __all__ = ["SOURCES", "Loaded", "Source", "import_library", "load_model", "model_names"]
@@ -155,6 +156,7 @@ def import_library(name: str, extra: str | None = None) -> ModuleType:
     InputError
         When it is installed but cannot be imported.
     """
+    declare_torchvision_operators()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -199,7 +199,7 @@ def profile(
     """
     if timing and not latency:
         raise InputError(f"{', '.join(sorted(timing))} only applies with latency=True")
-    inputs = as_inputs(example_inputs)
+    inputs = as_inputs(example_inputs).fresh()
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if nn.parameter.is_lazy(parameter):

@@ -13,7 +13,7 @@ from secateur.graph.trace import INCIDENTAL, Node
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.trial import Obstacle, sizes_in
 
-__all__ = ["Amendments", "amend"]
+__all__ = ["Amendments", "amend", "fix_parting"]
 
 Place = tuple[int, int]
 
@@ -56,6 +56,18 @@ def amend(
         if level == 3 and _fix(known, graph, sizes, obstacle, alike):
             return True
     return _fix(known, graph, sizes, obstacle, [node]) or _fix_module(known, graph, sizes, obstacle)
+
+
+def fix_parting(known: Amendments, graph: Graph, sizes: ExpectedSizes, parted: Obstacle) -> bool:
+    """Fix the sizes that code asks about before it takes one way or another.
+
+    Returns
+    -------
+    bool
+        False when nothing is left to fix.
+    """
+    near = _fix(known, graph, sizes, parted, [parted.node])
+    return near or _fix_module(known, graph, sizes, parted)
 
 
 def _site_of(graph: Graph, model: nn.Module) -> dict[int, tuple[str, int, str]]:
@@ -126,10 +138,16 @@ def _compatible(graph: Graph, place: Place, other: Place) -> bool:
 
 def _partner(graph: Graph, sizes: ExpectedSizes, obstacle: Obstacle, place: Place) -> Place | None:
     """The dimension that the code took the size from."""
+    held = [] if obstacle.holder is None else [obstacle.holder]
+    for candidate in (*held, *_read_off(graph, sizes, obstacle)):
+        if _compatible(graph, place, candidate):
+            return candidate
+    return None
+
+
+def _read_off(graph: Graph, sizes: ExpectedSizes, obstacle: Obstacle) -> list[Place]:
+    """Dimensions near an operation that have the sizes which its code asked for, nearest first."""
     node = obstacle.node
-    candidates: list[Place] = []
-    if obstacle.holder is not None:
-        candidates.append(obstacle.holder)
     asked = [
         (old, new)
         for old, new in zip(sizes_in(node.args), obstacle.called, strict=False)
@@ -140,17 +158,17 @@ def _partner(graph: Graph, sizes: ExpectedSizes, obstacle: Obstacle, place: Plac
     near = dict.fromkeys(graph.trace.module_inputs.get(node.module, ()))
     for other in (*own, *earlier[:REACH]):
         near |= dict.fromkeys((*other.outputs, *other.inputs))
+    found: list[Place] = []
     for index in near:
         for dim, (dense, now) in enumerate(
             zip(graph.trace.values[index].shape, sizes.shape(index), strict=True)
         ):
             # A size is used as it is, or divided by a count: C, or C // heads.
-            if any(dense % old == 0 and now // (dense // old) == new for old, new in asked):
-                candidates.append((index, dim))
-    for candidate in candidates:
-        if _compatible(graph, place, candidate):
-            return candidate
-    return None
+            if dense != now and any(
+                dense % old == 0 and now // (dense // old) == new for old, new in asked
+            ):
+                found.append((index, dim))
+    return found
 
 
 def _shift(graph: Graph, here: Node, there: Node, place: Place) -> Place | None:
@@ -215,6 +233,7 @@ def _fix(
             # The code took a size off something that it was given.
             given = graph.trace.module_inputs.get(node.module, ())
             places = [place for index in given for place in _changed_dims(graph, sizes, index)]
+            places = places or _read_off(graph, sizes, obstacle)[:1]
         for place in places:
             fix = Fix(*place, reason)
             if _ids(graph, place) is not None and not any(

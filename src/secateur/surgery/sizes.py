@@ -56,10 +56,20 @@ def _convolution(module: _ConvNd, shapes: dict[str, tuple[int, ...]]) -> dict[st
     weight = shapes["weight"]
     kernel = len(weight) - 2
     if "" not in shapes:
-        return {}
+        return _uncalled_convolution(module, weight)
     into, out = shapes[""][-kernel - 1], shapes["out"][-kernel - 1]
     shared = out if module.transposed else into
     return {"in_channels": into, "out_channels": out, "groups": shared // weight[1]}
+
+
+def _uncalled_convolution(module: _ConvNd, weight: tuple[int, ...]) -> dict[str, Any]:
+    """A module whose weight another one uses: only its own tensors tell."""
+    long, short = weight[0], weight[1]
+    groups = module.groups
+    if groups > 1 and short == module.weight.shape[1] and long != module.weight.shape[0]:
+        groups = groups * long // module.weight.shape[0]
+    into, out = (long, short * groups) if module.transposed else (short * groups, long)
+    return {"in_channels": into, "out_channels": out, "groups": groups}
 
 
 def _group_norm(module: nn.GroupNorm, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -73,8 +83,8 @@ def _norm_base(module: _NormBase, shapes: dict[str, tuple[int, ...]]) -> dict[st
     for key in ("weight", "running_mean"):
         if key in shapes:
             return {"num_features": shapes[key][0]}
-    batched = "" in shapes and len(shapes[""]) > 1
-    return {"num_features": shapes[""][1]} if batched else {}
+    given = shapes.get("given", ())
+    return {"num_features": given[1]} if len(given) > 1 else {}
 
 
 def _layer_norm(module: nn.Module, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:

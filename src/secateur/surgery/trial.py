@@ -78,6 +78,8 @@ class Attempt:
     scales : list of ScaleChange
     followed : bool
         Whether every operation was compared; False where the code took another way.
+    parted : Obstacle or None
+        Where it took another way.
     """
 
     obstacle: Obstacle | None
@@ -85,6 +87,7 @@ class Attempt:
     scales: list[ScaleChange]
     followed: bool
     trace: Trace | None = None
+    parted: Obstacle | None = None
 
 
 class _Stop(Exception):
@@ -183,6 +186,7 @@ def attempt(
     values : dict
         New contents of index buffers.
     """
+    inputs = inputs.fresh()
     snapshot = Snapshot(model)
     try:
         _hollow(model, shapes, values)
@@ -266,7 +270,11 @@ class _Follower:
             attributes.setdefault(path, {})[key] = held.value
         scales = [change for at in sorted(runner.scales) for change in runner.scales[at]]
         trace = Trace(runner.values, runner.nodes, [], runner.module_inputs)
-        return Attempt(obstacle, attributes, scales, runner.followed, trace)
+        parted = None
+        if not runner.followed:
+            node = runner.dense[min(runner.position, len(runner.dense) - 1)]
+            parted = Obstacle(node, node.module, "its code takes another way at another size")
+        return Attempt(obstacle, attributes, scales, runner.followed, trace, parted)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -321,8 +329,8 @@ class _Follower:
             return None
         changes = self._changes(runner.dense[stop.position])
         changes = [change for change in changes if change[0] != change[1]]
-        for tried in [*([change] for change in changes), changes]:
-            before = self._set(path, module, tried)
+        for tried, keys in self._candidates(module, path, changes):
+            before = self._set(path, module, tried, keys)
             if not before:
                 continue
             output, further = again()
@@ -337,14 +345,35 @@ class _Follower:
                     self.held[path, key] = held
         return None
 
+    def _candidates(
+        self, module: nn.Module, path: str, changes: list[_Change]
+    ) -> Iterator[tuple[list[_Change], list[str]]]:
+        """One attribute for one size, then all attributes that hold it, then all sizes at once."""
+        matching: dict[str, None] = {}
+        for change in changes:
+            keys = [key for key in module.__dict__ if self._wanted(module, path, key, change)]
+            matching |= dict.fromkeys(keys)
+            yield from (([change], [key]) for key in keys)
+            if len(keys) > 1:
+                yield [change], keys
+        if len(matching) > 1:
+            yield changes, list(matching)
+
+    def _wanted(self, module: nn.Module, path: str, key: str, change: _Change) -> bool:
+        if key.startswith(("_", "size_of_")):
+            return False
+        held = self.held.get((path, key))
+        current = module.__dict__[key]
+        wanted = replaced(held.dense if held else current, change[0], change[1])
+        return wanted is not None and wanted != current
+
     def _set(
-        self, path: str, module: nn.Module, changes: list[_Change]
+        self, path: str, module: nn.Module, changes: list[_Change], keys: list[str]
     ) -> dict[str, tuple[Any, _Held | None]]:
         """Give every attribute that holds one of the old sizes the new one; what they were."""
         before: dict[str, tuple[Any, _Held | None]] = {}
-        for key, current in list(module.__dict__.items()):
-            if key.startswith(("_", "size_of_")):
-                continue
+        for key in keys:
+            current = module.__dict__[key]
             held = self.held.get((path, key))
             dense = held.dense if held else current
             for old, new, where in changes:
