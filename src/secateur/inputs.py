@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from secateur.errors import InputError
 
-__all__ = ["ExampleInputs", "Inputs", "as_inputs", "evaluating", "named_tensors", "run"]
+__all__ = [
+    "ExampleInputs",
+    "Inputs",
+    "as_inputs",
+    "evaluating",
+    "in_eval_mode",
+    "named_tensors",
+    "run",
+]
 
 ExampleInputs: TypeAlias = "Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Inputs"
 
@@ -91,6 +99,19 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
 
 
 @contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode without gradients; restore every module's mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode without gradients, and leave no trace of what ran inside.
 
@@ -100,12 +121,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """
     held = [(module, _held(module)) for module in model.modules()]
     buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
-    contents = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    contents = [
+        (buffer, buffer._version, buffer.clone())
+        for buffer in model.buffers()
+        if not buffer.is_inference()
+    ]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        model.eval()
-        with torch.no_grad():
+        with in_eval_mode(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.criteria.batches import read_batch
 from secateur.errors import InputError
-from secateur.inputs import Inputs, evaluating
+from secateur.inputs import Inputs, in_eval_mode
 from secateur.recover.batches import device_of, forward
 
 __all__ = ["recalibrate_batchnorm"]
@@ -72,7 +72,7 @@ def recalibrate_batchnorm(
     before = [_statistics(norm) for norm in norms]
     used = 0
     try:
-        with evaluating(model):
+        with in_eval_mode(model):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None

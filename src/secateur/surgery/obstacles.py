@@ -99,7 +99,8 @@ def _changed_dims(graph: Graph, sizes: ExpectedSizes, index: int) -> list[Place]
 
 
 def _ids(graph: Graph, place: Place) -> np.ndarray | None:
-    lane = graph.propagation.layout(place[0])[place[1]]
+    layout = graph.propagation.layout(place[0])
+    lane = layout[place[1]] if place[1] < len(layout) else None
     return None if lane is None or lane.ids is None else lane.ids
 
 
