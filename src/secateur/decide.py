@@ -255,7 +255,7 @@ def _fold_scales(graph: Graph, plan: Plan, scales: list[ScaleChange]) -> list[Fi
     stubborn: list[Fix] = []
     factors: dict[tuple[str, int, str], Rescale] = {}
     for change in scales:
-        found = fold(graph, change.operand, change.factor)
+        found = fold(graph, change.node, change.operand, change.factor)
         if found is None:
             reason = (
                 f"the code of {change.node.module or 'the model'} scales by its size, and no "

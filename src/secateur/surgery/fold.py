@@ -26,6 +26,10 @@ MOVES = frozenset(VIEWS) | {
     """.split()
 }
 HOMOGENEOUS = MOVES | {"aten::neg", "aten::mul", "aten::div", "aten::add", "aten::sub", "aten::cat"}
+PARTS = {
+    f"aten::{name}"
+    for name in "select slice split split_with_sizes unsafe_split chunk unbind".split()
+}
 PRODUCTS = {"aten::mm": 1, "aten::addmm": 2, "aten::convolution": 1, "aten::bmm": 1}
 
 
@@ -43,30 +47,40 @@ class _Unfoldable(Exception):
     """Something on the way is not proportional to any parameter that may be changed."""
 
 
-def fold(graph: Graph, operand: int, factor: float) -> list[Rescale] | None:
-    """Rescalings that multiply a value by a factor; None where nothing linear is before it.
+def fold(graph: Graph, reader: Node, operand: int, factor: float) -> list[Rescale] | None:
+    """Rescalings that multiply what an operation scales; None where nothing linear is before it.
 
     Parameters
     ----------
     graph : Graph
+    reader : Node
+        The operation that scales.
     operand : int
-        Value to be multiplied.
+        Value to be multiplied: a query, or scores.
     factor : float
     """
-    tracer = _Tracer(graph)
-    try:
-        tracer.back(operand, [])
-    except _Unfoldable:
-        return None
-    return [
-        Rescale(
-            source.name,
-            source.dim,
-            None if source.rows is None or len(source.rows) == source.size else sorted(source.rows),
-            factor,
-        )
-        for source in tracer.sources.values()
-    ]
+    # Of a product of activations either side will do: the keys where queries go elsewhere too.
+    attends = "scaled_dot_product" in reader.op
+    operands = reader.inputs[:2] if attends else [operand, operand]
+    for side, value in enumerate(operands):
+        tracer = _Tracer(graph, reader, side)
+        try:
+            tracer.back(value, [])
+            tracer.check_nobody_else_reads()
+        except _Unfoldable:
+            continue
+        return [
+            Rescale(
+                source.name,
+                source.dim,
+                None
+                if source.rows is None or len(source.rows) == source.size
+                else sorted(source.rows),
+                factor,
+            )
+            for source in tracer.sources.values()
+        ]
+    return None
 
 
 Step = tuple[Node, int, int]
@@ -75,8 +89,12 @@ Step = tuple[Node, int, int]
 class _Tracer:
     """Follows a value back through homogeneous operations to the parameters that make it."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, reader: Node, side: int) -> None:
         self.graph = graph
+        self.reader = reader
+        self.side = side
+        self.visited: dict[int, Node] = {}
+        self.whole: set[int] = set()
         self.p = graph.propagation
         self.made = {index: node for node in graph.trace.nodes for index in node.outputs}
         self.sources: dict[tuple[str, int], _Source] = {}
@@ -86,6 +104,9 @@ class _Tracer:
         node = self.made.get(value)
         if node is None or len(path) > 200:
             raise _Unfoldable
+        self.visited.setdefault(node.index, node)
+        if not any(step.op in PARTS for step, _, _ in path):
+            self.whole.add(value)
         if node.op in PRODUCTS:
             self._product(node, path)
         elif node.op == "aten::mul":
@@ -105,6 +126,16 @@ class _Tracer:
         else:
             raise _Unfoldable
 
+    def check_nobody_else_reads(self) -> None:
+        """What is multiplied must reach the scaling operation only.
+
+        Of values of which a part is taken on the way, others may read the other parts.
+        """
+        allowed = {self.reader.index, *self.visited}
+        for node in self.graph.trace.nodes:
+            if node.index not in allowed and not self.whole.isdisjoint(node.inputs):
+                raise _Unfoldable
+
     def _computed(self, index: int) -> bool:
         """Whether a value depends on the input, or is itself a product of parameters."""
         if not self.p.static[index]:
@@ -120,7 +151,7 @@ class _Tracer:
         other = node.args[PRODUCTS[node.op] - 1].index
         if self._computed(weight):
             if node.op == "aten::bmm" and self._computed(other):
-                self.back(other, [])
+                self.back((other, weight)[self.side], [])
                 return
             raise _Unfoldable
         rank = len(self.p.shape(node.outputs[0]))
