@@ -24,6 +24,7 @@ __all__ = [
     "machine",
     "markdown_table",
     "run_limited",
+    "shape_of",
     "write_results",
 ]
 
@@ -186,6 +187,22 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], left: 
         cells = ("" if cell is None else str(cell).replace("|", "\\|") for cell in row)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def shape_of(reason: str) -> str:
+    """Take names and numbers out of a reason, so that alike reasons count together.
+
+    Examples
+    --------
+    >>> shape_of("the code of blocks.3.attn fixes its size")
+    'the code of … fixes its size'
+    """
+    words = []
+    for word in reason.split():
+        plain = word.strip("'\"`,.;:()[]")
+        named = "." in plain or any(c.isdigit() for c in plain)
+        words.append(word.replace(plain, "…") if named and plain else word)
+    return " ".join(words)
 
 
 def write_results(name: str, results: dict[str, Any], fragment: str, folder: Path = DOCS) -> None:

@@ -135,16 +135,6 @@ def table(kind: str, records: dict[str, Record]) -> str:
     return markdown_table(columns, rows)
 
 
-def _shape_of(reason: str) -> str:
-    """Take names and numbers out of a reason, so that alike reasons count together."""
-    words = []
-    for word in reason.split():
-        plain = word.strip("'\"`,.;:()[]")
-        named = "." in plain or any(c.isdigit() for c in plain)
-        words.append(word.replace(plain, "…") if named and plain else word)
-    return " ".join(words)
-
-
 def reasons(records: dict[str, Record]) -> str:
     """Why dimensions were protected, counted, and what stands in the way of the budget."""
     parts = []
@@ -159,10 +149,9 @@ def reasons(records: dict[str, Record]) -> str:
     counts: collections.Counter[str] = collections.Counter()
     where: dict[str, set[str]] = collections.defaultdict(set)
     for name, record in records.items():
-        for _, why in record.get("protected", []):
-            shape = _shape_of(why)
-            counts[shape] += 1
-            where[shape].add(name)
+        for why, number in record.get("reasons", {}).items():
+            counts[why] += number
+            where[why].add(name)
     if counts:
         parts.append("## Why dimensions were protected\n")
         rows = [[why, n, len(where[why])] for why, n in counts.most_common(60)]
@@ -231,6 +220,13 @@ def read(path: Path) -> dict[str, Record]:
     return json.loads(path.read_text())["records"] if path.exists() else {}
 
 
+def lay_out(where: dict[str, Any], settings: dict[str, Any], records: dict[str, Record]) -> str:
+    """Write JSON with one line an architecture."""
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(r)}" for name, r in records.items())
+    head = f'"machine": {json.dumps(where)},\n"settings": {json.dumps(settings)}'
+    return f'{{\n{head},\n"records": {{\n{lines}\n}}\n}}\n'
+
+
 def parse(arguments: Iterable[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -264,9 +260,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
 
     def write() -> None:
         kept = {n: records[n] for n in architectures.names() if n in records}
-        whole = {"machine": where, "settings": settings, "records": kept}
         options.data.parent.mkdir(parents=True, exist_ok=True)
-        options.data.write_text(json.dumps(whole, indent=1) + "\n")
+        options.data.write_text(lay_out(where, settings, kept))
         options.out.write_text(page(where, settings, kept))
 
     def one(name: str) -> None:

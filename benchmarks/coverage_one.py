@@ -5,6 +5,7 @@ Usage: ``python -m benchmarks.coverage_one NAME BUDGET CRITERION OUT.json``
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import sys
@@ -21,12 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import architectures
 import secateur as sc
+from benchmarks.common import shape_of
 from secateur.errors import BudgetError, NothingToPruneError
 from secateur.inputs import as_inputs, evaluating, named_tensors, run
 
 # Where half the MACs cannot go, the hardest of these that can be met is pruned and verified.
 EASIER = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)
-SHOWN_REASONS = 40
+SHOWN_REASONS = 20
 
 
 def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
@@ -114,6 +116,7 @@ def attempt(name: str, budget: float, criterion: str) -> dict[str, Any]:
         "parity": None,
         "groups": len(result.groups),
         "protected": [list(entry) for entry in result.skipped[:SHOWN_REASONS]],
+        "reasons": collections.Counter(shape_of(why) for _, why in result.skipped),
         "n_protected": len(result.skipped),
     }
     pruned = outputs(model, inputs)
