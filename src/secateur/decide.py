@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.allocation import Allocation
 from secateur.costs import CostModel
@@ -24,7 +24,7 @@ from secateur.graph.trace import Node, Trace, named_state
 from secateur.inputs import Inputs
 from secateur.plan import Plan, Rescale
 from secateur.selection import Selection, select
-from secateur.surgery.apply import renumber
+from secateur.surgery.apply import cut, renumber
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.fold import fold
 from secateur.surgery.graph_form import GraphForm, record_graph, sizes_of_nodes
@@ -239,14 +239,14 @@ def _try(
     model: nn.Module, inputs: Inputs, graph: Graph, sizes: ExpectedSizes, plan: Plan
 ) -> Attempt:
     state = named_state(model)
-    values = {name: _cut_index(state[name].data, plan, name) for name in plan.renumbered}
+    # Where values decide what the code does, it has to run on real ones.
+    real = () if graph.trace.hollow else plan.removed
+    values = {name: _smaller(state[name].data, plan, name) for name in (*plan.renumbered, *real)}
     return attempt(model, inputs, graph, sizes, new_shapes(plan), plan.attributes, values)
 
 
-def _cut_index(data: Any, plan: Plan, name: str) -> Any:
-    from secateur.surgery.apply import cut
-
-    values = renumber(data, plan.renumbered[name])
+def _smaller(data: Tensor, plan: Plan, name: str) -> Tensor:
+    values = renumber(data, plan.renumbered[name]) if name in plan.renumbered else data
     return cut(values, plan.removed[name]) if name in plan.removed else values
 
 

@@ -20,6 +20,7 @@ from secateur.graph.trace import Trace, named_state, record
 from secateur.inputs import ExampleInputs, Inputs, as_inputs
 from secateur.plan import Plan
 from secateur.profiling import Profile
+from secateur.profiling.census import census
 from secateur.profiling.recorded import profile_recorded
 from secateur.selection import check_budget
 from secateur.surgery.apply import apply_plan, check_fits
@@ -178,30 +179,37 @@ def prune(
         min_keep, data, loss, seed,
     )  # fmt: skip
     request.base = base
-    _check_model(model)
+    nonzero = _check_model(model)
     if form == "graph":
         from secateur.surgery.graph_form import to_graph
 
         model = to_graph(model, inputs)
-    return prune_traced(model, inputs, request, verify=verify, optimizer=optimizer, ema=ema)
+    return prune_traced(
+        model, inputs, request, nonzero, verify=verify, optimizer=optimizer, ema=ema
+    )
 
 
 def prune_traced(
     model: nn.Module,
     inputs: Inputs,
     request: Request,
+    nonzero: dict[str, int],
     *,
     verify: bool,
     optimizer: torch.optim.Optimizer | None = None,
     ema: nn.Module | None = None,
 ) -> Result:
-    """Prune on a resolved request; see :func:`prune`."""
+    """Prune on a resolved request, with non-zero entries counted; see :func:`prune`."""
     recorded = record(model, inputs)
-    before = profile_recorded(model, recorded)
+    before = profile_recorded(model, recorded, nonzero)
+    full = {name for name, p in model.named_parameters() if nonzero.get(name) == p.numel()}
     _check_optimizer(model, optimizer)
     decision, error = _cut(model, inputs, recorded, request, verify, optimizer, ema)
     plan, graph = decision.plan, decision.graph
-    after = profile_recorded(model, _after_trace(decision, model, inputs))
+    # What had no zeros has none now, unless a new scale made some of its entries too small.
+    full -= {entry.name for entry in plan.rescaled}
+    left = {name: p.numel() for name, p in model.named_parameters() if name in full}
+    after = profile_recorded(model, _after_trace(decision, model, inputs), left)
     groups = [
         GroupSummary(
             group.name,
@@ -365,20 +373,21 @@ def _ignored(model: nn.Module, ignore: Sequence[str | nn.Module]) -> dict[str, s
     return chosen
 
 
-def _check_model(model: nn.Module) -> None:
+def _check_model(model: nn.Module) -> dict[str, int]:
+    """Whether the model can be pruned at all; how many entries of each parameter are not zero."""
     devices = {tensor.device for tensor in model.parameters()}
     if len(devices) > 1:
         listed = ", ".join(sorted(map(str, devices)))
         raise InputError(
             f"the model's parameters lie on several devices ({listed}); move it to one first"
         )
+    nonzero = {}
     for name, tensor in model.named_parameters():
         if nn.parameter.is_lazy(tensor):
             raise InputError(
                 f"parameter {name!r} is not initialised yet; run the model once on real inputs"
             )
-        if not tensor.is_floating_point() or tensor.is_meta:
-            continue
-        total = tensor.detach().sum()
-        if not torch.isfinite(total) and not bool(torch.isfinite(tensor).all()):
+        nonzero[name], finite = census(tensor)
+        if not finite:
             raise InputError(f"{name!r} contains NaN or infinity; repair the model first")
+    return nonzero

@@ -118,9 +118,10 @@ def select(
     order = allocation.order(listed)
     if not order:
         raise NothingToPruneError(_nothing(graph, scores, min_keep, round_to))
-    owner = np.array([group for group, _ in order])
-    which = [np.array([unit for g, unit in order if g == at], dtype=np.int64)
-             for at in range(len(groups))]  # fmt: skip
+    owner, unit = np.array(order, dtype=np.int64).T
+    by_group = np.argsort(owner, kind="stable")
+    ends = np.cumsum(np.bincount(owner, minlength=len(groups)))
+    which = np.split(unit[by_group], ends[:-1])
     targets = {key: fraction * base[key] for key, fraction in budget.items()}
 
     def counts_at(prefix: int) -> list[int]:

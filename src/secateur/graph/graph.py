@@ -122,12 +122,15 @@ class Graph:
     def protected(self) -> list[tuple[str, str]]:
         """Weights whose output dimension cannot change at all, and the first reason."""
         listed = []
-        frozen = self.coupling.reasons
+        reasons = self.coupling.reasons
+        frozen = np.zeros(self.n_classes, dtype=bool)
+        frozen[list(reasons)] = True
         for member in self.members:
             if member.name in self.parameters and member.role != "consumer":
-                reasons = [frozen.get(label) for label in member.classes.tolist()]
-                if reasons and all(reasons) and (member.role == "producer" or len(reasons) > 1):
-                    listed.append((member.name, str(reasons[0])))
+                classes = member.classes
+                counts = len(classes) and (member.role == "producer" or len(classes) > 1)
+                if counts and frozen[classes].all():
+                    listed.append((member.name, reasons[int(classes[0])]))
         seen = {member.name for member in self.members}
         for value in self.trace.values:
             unused = value.kind == "state" and value.name not in seen
