@@ -27,7 +27,7 @@ from secateur.surgery.apply import apply_plan, check_fits
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.obstacles import Amendments, fix_parting
 from secateur.surgery.transaction import Snapshot, transaction
-from secateur.verify import TOLERANCE, difference, in_double, masked_outputs, outputs
+from secateur.verify import TOLERANCE, difference, masked_outputs, outputs
 
 __all__ = ["GroupSummary", "Result", "prune", "prune_traced"]
 
@@ -276,21 +276,23 @@ def _verified(
     ema: nn.Module | None,
 ) -> float:
     plan, graph, removed = decision.plan, decision.graph, decision.selection.removed
-    masked = masked_outputs(model, inputs, graph, plan, removed)
-    apply_plan(plan, model)
-    error, relative = difference(outputs(model, inputs), masked)
-    dtypes = [tensor.dtype for tensor in masked.values() if tensor.is_floating_point()]
-    tolerance = max((TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
-    snapshot.restore()
-    if not relative <= tolerance and math.isfinite(relative):
-        # Rounding, or a wrong index? Double precision tells them apart.
-        with in_double(model, inputs) as precise:
-            masked = masked_outputs(model, precise, graph, plan, removed)
+
+    def compare(precision: torch.dtype | None) -> tuple[float, float]:
+        masked = masked_outputs(model, inputs, graph, plan, removed, precision)
         apply_plan(plan, model)
-        with in_double(model, inputs) as precise:
-            _, relative = difference(outputs(model, precise), masked)
+        found = difference(outputs(model, inputs, graph, precision), masked)
         snapshot.restore()
+        return found
+
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    tolerance = max((TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
+    # Half precision rounds too much to compare in, and takes longer than single on many CPUs.
+    halves = dtypes & {torch.float16, torch.bfloat16}
+    error, relative = compare(torch.float32 if halves else None)
+    if not relative <= tolerance and math.isfinite(relative) and not halves:
+        # Rounding, or a wrong index? Double precision tells them apart.
         tolerance = 1e-6
+        _, relative = compare(torch.float64)
     if not relative <= tolerance:
         raise ParityError(
             f"the smaller model differs from the masked one by {relative:.3g} of the largest "
