@@ -73,7 +73,7 @@ def masked_outputs(
 
     with evaluating(model), scoped(model, graph.trace, transform):
         with _LeaveOut(graph, removed):
-            result = run(model, inputs)
+            result = plan.narrow_outputs(run(model, inputs))
         return {name: tensor.clone() for name, tensor in named_tensors(result)}
 
 
@@ -261,15 +261,4 @@ def _in_precision(data: Tensor, precision: torch.dtype | None) -> Tensor:
 
 def _converted(inputs: Inputs, precision: torch.dtype | None) -> Inputs:
     """A copy of the inputs for one pass, in the precision of the calculation."""
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return _in_precision(value, precision)
-        if type(value) in (list, tuple):
-            return type(value)(convert(item) for item in value)
-        if type(value) is dict:
-            return {key: convert(item) for key, item in value.items()}
-        return value
-
-    fresh = inputs.fresh()
-    return Inputs(convert(fresh.args), convert(fresh.kwargs))
+    return inputs.fresh().replaced(lambda name, tensor: _in_precision(tensor, precision))

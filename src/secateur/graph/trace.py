@@ -69,7 +69,7 @@ class Value:
         ``"state"`` (a parameter, buffer or tensor attribute of a module), ``"input"``,
         ``"constant"`` (made outside of every recorded operation) or ``"result"``.
     name : str
-        For state, its dotted name in the model.
+        For state, its dotted name in the model; for inputs, ``args.0`` or ``kwargs.mask``.
     data : torch.Tensor or None
         Kept for integer and boolean tensors, which may be indices.
     """
@@ -200,7 +200,7 @@ class Recorder(TorchDispatchMode):
         self._schema: dict[Any, tuple[str, bool]] = {}
         for name, tensor in named_state(model).items():
             self._define(tensor, "state", name)
-        for name, tensor in named_tensors([inputs.args, inputs.kwargs], "input"):
+        for name, tensor in inputs.tensors():
             if id(tensor) not in self._known:
                 self._define(tensor, "input", name)
 
