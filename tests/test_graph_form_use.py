@@ -96,7 +96,7 @@ def test_the_batch_size_stays_free(batch: int) -> None:
 
 def test_a_size_that_the_graph_does_not_hold_is_refused() -> None:
     model = small()
-    with pytest.raises(InputError, match=r"\[any, 3, 8, 8\], not \[2, 3, 4, 16\]"):
+    with pytest.raises(InputError, match=r"of \[any, 3, 8, 8\], not of \[2, 3, 4, 16\]"):
         model(torch.zeros(2, 3, 4, 16))
 
 
@@ -310,6 +310,25 @@ def test_keyword_and_nested_inputs() -> None:
     result = sc.prune(Two(), given(1), form="graph")
     assert result.model.a.weight.shape[0] == 6
     assert result.model(**given(3)).shape == (3, 2)
+
+
+def test_a_setting_that_the_graph_does_not_hold_is_refused() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 12), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor, scale: float = 1.0, mask: Tensor | None = None) -> Tensor:
+            y = self.a(x) * scale
+            return self.b(y if mask is None else y * mask)
+
+    x = torch.randn(2, 4)
+    form = sc.to_graph(Scaled(), {"x": x, "scale": 2.0, "mask": None})
+    assert form(x=x, scale=2.0, mask=None).shape == (2, 2)
+    with pytest.raises(InputError, match=r"'scale' = 2\.0, not = 3\.0"):
+        form(x=x, scale=3.0, mask=None)
+    with pytest.raises(InputError, match=r"'mask' = None, not of \[2, 12\]"):
+        form(x=x, scale=2.0, mask=torch.ones(2, 12))
 
 
 class Slices(nn.Module):

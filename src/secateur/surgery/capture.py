@@ -16,9 +16,10 @@ from torch.utils import _pytree as pytree
 from secateur.errors import InputError
 from secateur.inputs import Inputs
 
-__all__ = ["Shapes", "attempts", "capture", "input_shapes"]
+__all__ = ["Expected", "attempts", "capture", "expected_inputs"]
 
-Shapes = dict[str, tuple[int | None, ...]]
+Expected = dict[str, Any]
+"""By placeholder: the shape of a tensor, as a tuple, or a value that the graph holds."""
 
 
 def attempts(inputs: Inputs) -> list[tuple[Inputs, bool]]:
@@ -66,14 +67,19 @@ def capture(model: nn.Module, inputs: Inputs, free: bool) -> torch.export.Export
         ) from error
 
 
-def input_shapes(exported: torch.export.ExportedProgram) -> Shapes:
-    """Shape of every tensor that the graph takes; None for a size that is free."""
-    names = set(exported.graph_signature.user_inputs)
-    found: Shapes = {}
-    for node in exported.graph.nodes:
-        value = node.meta.get("val")
-        if node.op == "placeholder" and node.name in names and isinstance(value, Tensor):
-            found[node.name] = tuple(map(_fixed, value.shape))
+def expected_inputs(exported: torch.export.ExportedProgram) -> Expected:
+    """What the graph takes: the shape of every tensor, None for a size that is free, and values."""
+    nodes = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
+    found: Expected = {}
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind is not torch.export.graph_signature.InputKind.USER_INPUT:
+            continue
+        name = spec.arg.name
+        value = nodes[name].meta.get("val") if name in nodes else None
+        if isinstance(value, Tensor):
+            found[name] = tuple(map(_fixed, value.shape))
+        elif isinstance(spec.arg, torch.export.graph_signature.ConstantArgument):
+            found[name] = spec.arg.value
     return found
 
 

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from secateur.errors import InputError, PlanError
 from secateur.inputs import ExampleInputs, Inputs, as_inputs, evaluating, run
 from secateur.plan import Plan
-from secateur.surgery.capture import attempts, capture, input_shapes
+from secateur.surgery.capture import attempts, capture, expected_inputs
 from secateur.surgery.lift import PREFIX, lift
 
 __all__ = ["PREFIX", "GraphForm", "check_form", "to_graph"]
@@ -126,7 +126,7 @@ def _form(
     with evaluating(model):
         exported = capture(model, given, free)
     source = exported.module()
-    lift(model, source, input_shapes(exported))
+    lift(model, source, expected_inputs(exported))
     form = GraphForm(source, source.graph, type(model).__name__)
     _tie(model, form)
     _describe(model, form)

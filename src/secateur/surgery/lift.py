@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from secateur.surgery.capture import Shapes
+from secateur.surgery.capture import Expected
 from secateur.surgery.graph_calls import check_inputs, count_batch
 
 __all__ = ["PREFIX", "lift", "named", "operation"]
@@ -42,7 +42,7 @@ def named(node: fx.Node) -> dict[str, Any]:
     return {argument.name: value for argument, value in zip(listed, node.args, strict=False)}
 
 
-def lift(model: nn.Module, source: fx.GraphModule, shapes: Shapes) -> None:
+def lift(model: nn.Module, source: fx.GraphModule, expected: Expected) -> None:
     """Make every size, mode and momentum that the graph holds an attribute of the module.
 
     Parameters
@@ -51,8 +51,8 @@ def lift(model: nn.Module, source: fx.GraphModule, shapes: Shapes) -> None:
         What was captured, in eval mode.
     source : GraphModule
         Its graph; changed in place.
-    shapes : dict
-        Shapes that the inputs must have, by placeholder; None where any size will do.
+    expected : dict
+        What the inputs must be, by placeholder.
     """
     graph = source.graph
     for node in list(graph.nodes):
@@ -64,16 +64,16 @@ def lift(model: nn.Module, source: fx.GraphModule, shapes: Shapes) -> None:
         if node.op == "call_function":
             _lift_mode(model, source, node)
             _lift_sizes(source, node)
-    _check_at_entry(graph, shapes)
+    _check_at_entry(graph, expected)
 
 
-def _check_at_entry(graph: fx.Graph, shapes: Shapes) -> None:
-    taken = [node for node in graph.nodes if node.op == "placeholder" and node.name in shapes]
+def _check_at_entry(graph: fx.Graph, expected: Expected) -> None:
+    taken = [node for node in graph.nodes if node.op == "placeholder" and node.name in expected]
     if taken:
         names = tuple(node.name for node in taken)
         last = [node for node in graph.nodes if node.op == "placeholder"][-1]
         with graph.inserting_after(last):
-            wanted = tuple(shapes[name] for name in names)
+            wanted = tuple(expected[name] for name in names)
             graph.call_function(check_inputs, (tuple(taken), names, wanted))
 
 
