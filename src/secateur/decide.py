@@ -25,7 +25,8 @@ from secateur.selection import Selection, select
 from secateur.surgery.apply import cut, renumber
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.fold import fold
-from secateur.surgery.graph_form import GraphForm, record_graph, sizes_of_nodes
+from secateur.surgery.graph_form import GraphForm
+from secateur.surgery.graph_sizes import record_graph, sizes_of_nodes
 from secateur.surgery.obstacles import Amendments, amend
 from secateur.surgery.sizes import sizes_of
 from secateur.surgery.trial import Attempt, ScaleChange, attempt
@@ -99,10 +100,11 @@ def decide(
         )
         sizes = ExpectedSizes(graph, selection.removed)
         plan = draft(model, graph, selection.removed, sizes)
+        plan.settings = dict(request.settings)
         if isinstance(model, GraphForm):
-            made = record_graph(model, inputs)[1] if made is None else made
+            made = record_graph(model, inputs) if made is None else made
             plan.attributes.setdefault("", {}).update(sizes_of_nodes(model, graph, sizes, made))
-        plan.settings = request.settings
+            plan.settings["graph_form"] = model.fingerprint()
         tried = _try(model, inputs, graph, sizes, plan)
         if tried.obstacle is not None:
             if not amend(known, model, graph, sizes, tried.obstacle):

@@ -12,6 +12,7 @@ from secateur.inputs import ExampleInputs, as_inputs
 from secateur.prune import Result, prune
 from secateur.registry import Registry
 from secateur.selection import check_budget
+from secateur.surgery.graph_form import to_graph
 
 __all__ = ["SCHEDULES", "Pruner"]
 
@@ -86,6 +87,9 @@ class Pruner:
             raise UnknownNameError(
                 f"unknown schedule {schedule!r}{suggestion(str(schedule), SCHEDULES)}"
             )
+        if options.get("form") == "graph":
+            # Captured once: every step goes on with the graph that was trained since.
+            options["form"], model = "python", to_graph(model, example_inputs)
         self.model = model
         self.example_inputs = example_inputs
         self.schedule = schedule

@@ -88,7 +88,8 @@ def select(
     min_keep : int, default 1
         Units that every group keeps at least.
     round_to : int, default 1
-        Sizes of pruned dimensions are multiples of it; what is already a multiple stays so.
+        Sizes of pruned dimensions are multiples of it. A dimension that several groups share loses
+        a multiple of it: what is already a multiple stays so.
     comparable : bool
         Whether raw scores of different groups share one unit of measure.
 

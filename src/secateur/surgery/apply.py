@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.errors import PlanError, suggestion
 from secateur.graph.trace import named_state
 from secateur.plan import Plan, remember
+from secateur.surgery.graph_form import check_form
 from secateur.surgery.transaction import swap_data, transaction
 
 __all__ = ["apply_plan", "check_fits", "cut", "kept"]
@@ -99,6 +100,7 @@ def check_fits(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
     PlanError
         Naming the first tensor that is missing or has another shape.
     """
+    check_form(plan, model)
     state = dict(named_state(model))
     for key, tensor in (*model.named_parameters(remove_duplicate=False),
                         *model.named_buffers(remove_duplicate=False)):  # fmt: skip
