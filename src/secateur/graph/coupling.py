@@ -82,13 +82,15 @@ class Group:
         Equal scores keep the order of their indices.
         """
         columns = []
+        # Read once: it looks at every cell, and window attention has thousands of them.
+        size = self.size
         for cell in self.cells:
             classes = cell.classes
             if scores is not None:
                 classes = classes[np.argsort(scores[classes], kind="stable")]
             elif len(self.cells) > 1 or cell.take > 1:
                 classes = np.sort(classes)
-            columns.append(classes[: self.size * cell.take].reshape(self.size, cell.take))
+            columns.append(classes[: size * cell.take].reshape(size, cell.take))
         return np.concatenate(columns, axis=1)
 
 

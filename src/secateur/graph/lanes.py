@@ -117,8 +117,7 @@ class Ledger:
         if not lane.rows:
             return lane
         ids = self.ids(lane).reshape(-1, lane.size)
-        for row in ids[1:]:
-            self.equate(ids[0], row)
+        self.equate(ids[:1], ids[1:])
         return Lane(lane.size, np.ascontiguousarray(ids[0]))
 
     def unite(self, lanes: list[Lane | None], sizes: dict[int, int], reason: str) -> Lane | None:
