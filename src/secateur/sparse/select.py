@@ -1,0 +1,134 @@
+"""From scores of units and a sparsity to masks, exactly so many zeros."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateur.errors import BudgetError
+from secateur.sparse.threshold import Cut, Ranked, find_cut, ordered
+from secateur.sparse.tiles import Tiling
+
+__all__ = ["Layer", "removed_globally", "removed_per_layer", "zeros_wanted"]
+
+
+class Layer:
+    """The units of one weight, with scores that are made when asked for.
+
+    Parameters
+    ----------
+    name : str
+    tiling : Tiling
+    score : callable
+        Returns one score per unit, ``[*grid]``, the same at every call.
+    min_keep : int, default 1
+        Units that stay, whatever their scores: the highest.
+    """
+
+    def __init__(
+        self, name: str, tiling: Tiling, score: Callable[[], Tensor], min_keep: int = 1
+    ) -> None:
+        self.name, self.tiling, self.min_keep = name, tiling, min(min_keep, tiling.count)
+        self._score = score
+        sizes = tiling.sizes()
+        self.each = math.prod(tiling.tile)
+        self.sizes = None if bool((sizes == self.each).all()) else sizes
+        self.entries = math.prod(tiling.shape)
+
+    def scores(self) -> Tensor:
+        """One score per unit, ``[units]``; infinite for those that stay whatever comes."""
+        scores = self._score().detach().float().flatten().clone()
+        # Of equal scores the lowest index goes first, so the last ones stay.
+        order = scores.flip(0).topk(self.min_keep).indices
+        scores[len(scores) - 1 - order] = math.inf
+        return scores
+
+    def spare(self) -> int:
+        """Entries that can go at all."""
+        if self.sizes is None:
+            return (self.tiling.count - self.min_keep) * self.each
+        return int(self.sizes.flatten()[self.scores() != math.inf].sum())
+
+    def removed(self, cut: Cut, equal: int) -> tuple[Tensor, int]:
+        """Units that a cut removes, and how many entries go among those that equal it."""
+        keys = ordered(self.scores())
+        gone = keys < cut.key
+        level = np.flatnonzero(keys == cut.key)
+        taken = 0
+        if equal > 0 and len(level):
+            sizes = np.full(len(level), self.each)
+            if self.sizes is not None:
+                sizes = self.sizes.flatten().numpy()[level]
+            sums = np.cumsum(sizes)
+            count = min(int(np.searchsorted(sums, equal)) + 1, len(level))
+            gone[level[:count]] = True
+            taken = int(sums[count - 1])
+        return torch.from_numpy(gone).reshape(self.tiling.grid), taken
+
+
+def zeros_wanted(sparsity: float, entries: int) -> int:
+    """How many of so many entries are zero at a sparsity.
+
+    Examples
+    --------
+    >>> zeros_wanted(0.1, 10), zeros_wanted(0.3, 10), zeros_wanted(0.4, 16)
+    (1, 3, 6)
+    """
+    return math.floor(sparsity * entries + 1e-9)
+
+
+def removed_globally(layers: Sequence[Layer], zeros: int) -> dict[str, Tensor]:
+    """The lowest units of all layers, one ranking over all, until so many entries are gone.
+
+    Returns
+    -------
+    dict
+        Layer name -> units that go, ``[*grid]`` of bool.
+
+    Raises
+    ------
+    BudgetError
+        When too few entries can go.
+    """
+    spare = sum(layer.spare() for layer in layers)
+    if zeros > spare:
+        entries = sum(layer.entries for layer in layers)
+        raise BudgetError(
+            f"the sparsity {zeros / entries:.4f} cannot be met: at most {spare / entries:.4f} is "
+            "left when every layer keeps its floor (min_keep)"
+        )
+    if zeros == 0:
+        return {layer.name: torch.zeros(layer.tiling.grid, dtype=torch.bool) for layer in layers}
+
+    def ranked() -> Iterator[Ranked]:
+        for layer in layers:
+            yield layer.scores(), layer.sizes
+
+    each = {layer.each for layer in layers}
+    if len(each) > 1:
+        cut = find_cut(lambda: _with_sizes(layers), zeros, 1)
+    else:
+        cut = find_cut(ranked, zeros, each.pop())
+    left, removed = cut.equal, {}
+    for layer in layers:
+        removed[layer.name], taken = layer.removed(cut, left)
+        left -= taken
+    return removed
+
+
+def _with_sizes(layers: Sequence[Layer]) -> Iterator[Ranked]:
+    for layer in layers:
+        sizes = layer.tiling.sizes() if layer.sizes is None else layer.sizes
+        yield layer.scores(), sizes
+
+
+def removed_per_layer(layers: Sequence[Layer], zeros: Sequence[int]) -> dict[str, Tensor]:
+    """The lowest units of every layer, until so many of its entries are gone."""
+    removed: dict[str, Tensor] = {}
+    for layer, count in zip(layers, zeros, strict=True):
+        removed |= removed_globally([layer], count)
+    return removed

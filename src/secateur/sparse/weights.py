@@ -1,0 +1,142 @@
+"""The weights that sparse granularities apply to, each seen as outputs, inputs, kernel positions.
+
+A transposed convolution stores inputs first, GPT-2's linear layers store their weight transposed,
+grouped convolutions share one input axis between groups. Seen alike, one rule of "V outputs at one
+input" or "N of M along the inputs" holds for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
+
+__all__ = ["Weight", "prunable_weights"]
+
+Storage = Literal["outputs first", "inputs first"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One weight of a convolution, a linear, attention or recurrent layer.
+
+    Attributes
+    ----------
+    name : str
+        Dotted name of the module's tensor, such as ``layer1.0.conv1.weight``.
+    shape : tuple of int
+        As the module stores it.
+    storage : str
+        Whether outputs or inputs come first.
+    groups : int
+        Of a convolution.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    storage: Storage = "outputs first"
+    groups: int = 1
+
+    @property
+    def module(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    @property
+    def leaf(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def canonical_shape(self) -> tuple[int, ...]:
+        """``(outputs, inputs of one group, *kernel)``."""
+        first, second, *kernel = self.shape
+        if self.storage == "outputs first":
+            return (first, second, *kernel)
+        return (second * self.groups, first // self.groups, *kernel)
+
+    def canonical(self, tensor: Tensor) -> Tensor:
+        """A tensor of the weight's shape as ``[outputs, inputs, *kernel]``; a view if possible.
+
+        Examples
+        --------
+        >>> weight = Weight("up.weight", (4, 3, 2), "inputs first", groups=2)
+        >>> weight.canonical(torch.zeros(4, 3, 2)).shape
+        torch.Size([6, 2, 2])
+        """
+        if self.storage == "outputs first":
+            return tensor
+        kernel = tensor.shape[2:]
+        parts = tensor.reshape(self.groups, -1, tensor.shape[1], *kernel)
+        return parts.transpose(1, 2).reshape(self.canonical_shape)
+
+    def stored(self, tensor: Tensor) -> Tensor:
+        """The reverse of `canonical`."""
+        if self.storage == "outputs first":
+            return tensor
+        outputs, inputs, *kernel = self.canonical_shape
+        parts = tensor.reshape(self.groups, outputs // self.groups, inputs, *kernel)
+        return parts.transpose(1, 2).reshape(self.shape)
+
+
+def prunable_weights(model: nn.Module) -> Iterable[Weight]:
+    """Every weight matrix or kernel that computes features; each tied one once.
+
+    Embeddings are left out: they look up, and a zero in them saves nothing. So are biases, norms
+    and tensors of modules that PyTorch does not know.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    >>> [(weight.name, weight.canonical_shape) for weight in prunable_weights(net)]
+    [('0.weight', (4, 3, 3, 3)), ('2.weight', (2, 4))]
+    """
+    seen: set[int] = set()
+    looked_up = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+    }
+    for path, module in model.named_modules():
+        for leaf, storage, groups in _weights_of(module):
+            raw = _raw(module, leaf)
+            if raw is None or id(raw) in seen or id(raw) in looked_up:
+                continue
+            seen.add(id(raw))
+            name = f"{path}.{leaf}" if path else leaf
+            with torch.no_grad():
+                yield Weight(name, tuple(getattr(module, leaf).shape), storage, groups)
+
+
+def _weights_of(module: nn.Module) -> list[tuple[str, Storage, int]]:
+    if isinstance(module, _ConvTransposeNd):
+        return [("weight", "inputs first", module.groups)]
+    if isinstance(module, _ConvNd):
+        return [("weight", "outputs first", module.groups)]
+    if isinstance(module, nn.Linear):
+        return [("weight", "outputs first", 1)]
+    if isinstance(module, nn.MultiheadAttention):
+        names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+        return [(name, "outputs first", 1) for name in names]
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        own = [name for name, _ in module.named_parameters() if name.startswith("weight")]
+        return [(name, "outputs first", 1) for name in own]
+    if type(module).__name__ == "Conv1D" and getattr(module, "nf", None) is not None:
+        return [("weight", "inputs first", 1)]
+    return []
+
+
+def _raw(module: nn.Module, leaf: str) -> Tensor | None:
+    """The tensor that is trained, where the weight is computed from it."""
+    if parametrize.is_parametrized(module, leaf):
+        return next(module.parametrizations[leaf].parameters(), None)  # type: ignore[union-attr, index]
+    found = getattr(module, leaf, None)
+    return found if isinstance(found, Tensor) else None
