@@ -14,13 +14,13 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "secateur"
 LAYERS = """
 errors
 registry inputs locate files
-specs container progress
+specs container progress budget
 graph plan data
 profiling surgery scoped
 criteria allocation granularity
 costs verify persist export
 selection recover models
-request
+sparse request result
 decide
 prune
 pruner report

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from secateur.persist import load, save
     from secateur.plan import Plan, history
     from secateur.profiling import Profile, profile
-    from secateur.prune import Result, prune
+    from secateur.prune import prune
     from secateur.pruner import Pruner
     from secateur.recover import recalibrate_batchnorm, recover
+    from secateur.result import Result
     from secateur.surgery.graph_form import to_graph
 
 # Imported on first use, so that `import secateur` costs next to nothing.
@@ -27,7 +28,7 @@ _HOMES = {
     "Plan": "secateur.plan",
     "Profile": "secateur.profiling",
     "Pruner": "secateur.pruner",
-    "Result": "secateur.prune",
+    "Result": "secateur.result",
     "export": "secateur.export",
     "history": "secateur.plan",
     "load": "secateur.persist",

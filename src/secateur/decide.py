@@ -83,6 +83,7 @@ def decide(
             open_inputs=request.prune_inputs,
             open_outputs=request.prune_outputs,
         )
+        assert isinstance(request.granularity, Granularity)
         _restrict(model, graph, request.granularity)
         costs = CostModel(graph, model)
         scores = scorer.classes(graph)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -17,71 +16,18 @@ from secateur.errors import InputError, ParityError
 from secateur.granularity import Granularity
 from secateur.graph.trace import Trace, record
 from secateur.inputs import ExampleInputs, Inputs, as_inputs
-from secateur.plan import Plan
-from secateur.profiling import Profile
 from secateur.profiling.recorded import profile_recorded
 from secateur.request import Request, check_model, resolve
+from secateur.result import GroupSummary, Result
+from secateur.sparse.prune import prune_sparse
+from secateur.sparse.table import SparseGranularity
 from secateur.surgery.apply import apply_plan, check_fits
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.obstacles import Amendments, fix_parting
 from secateur.surgery.transaction import Snapshot, transaction
 from secateur.verify import TOLERANCE, difference, masked_outputs, outputs
 
-__all__ = ["GroupSummary", "Result", "prune", "prune_traced"]
-
-
-@dataclasses.dataclass(frozen=True)
-class GroupSummary:
-    """One coupled group before and after.
-
-    Attributes
-    ----------
-    name : str
-        Its first producer.
-    members : tuple of (str, int)
-        Name and dimension of everything that shrinks with it.
-    before, after : int
-        Units (channels, say) that it had and has.
-    """
-
-    name: str
-    members: tuple[tuple[str, int], ...]
-    before: int
-    after: int
-
-
-@dataclasses.dataclass(eq=False)
-class Result:
-    """What pruning did.
-
-    Attributes
-    ----------
-    model : torch.nn.Module
-        The same object, changed in place.
-    plan : Plan
-    before, after : Profile
-        Measured on the example inputs; ``after`` on the operations that run now.
-    skipped : list of (str, str)
-        What was protected, and why.
-    error : float or None
-        Largest absolute difference between the smaller and the masked model over the example
-        inputs; None when verification was switched off.
-    groups : list of GroupSummary
-    """
-
-    model: nn.Module
-    plan: Plan
-    before: Profile
-    after: Profile
-    skipped: list[tuple[str, str]]
-    error: float | None
-    groups: list[GroupSummary]
-
-    def __repr__(self) -> str:
-        macs = self.after.macs / max(self.before.macs, 1)
-        params = self.after.params / max(self.before.params, 1)
-        error = "not verified" if self.error is None else f"error {self.error:.2g}"
-        return f"Result(macs {macs:.3f}, params {params:.3f} of before, {error})"
+__all__ = ["prune", "prune_traced"]
 
 
 def prune(
@@ -182,7 +128,7 @@ def prune(
         granularity=granularity,
         criterion=criterion,
         allocation=allocation,
-        budget={"macs": 0.5} if budget is None else budget,
+        budget=budget,
         ignore=ignore,
         round_to=round_to,
         min_keep=min_keep,
@@ -194,6 +140,12 @@ def prune(
         base=base,
     )
     nonzero = check_model(model)
+    if isinstance(request.granularity, SparseGranularity):
+        if form == "graph":
+            raise InputError("form='graph' is for granularities that make the model smaller")
+        return prune_sparse(
+            model, inputs, request, request.granularity, verify=verify, optimizer=optimizer, ema=ema
+        )
     if form == "graph":
         from secateur.surgery.graph_form import to_graph
 

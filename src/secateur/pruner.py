@@ -7,11 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from secateur.budget import check_budget
 from secateur.errors import InputError, UnknownNameError, suggestion
 from secateur.inputs import ExampleInputs, as_inputs
-from secateur.prune import Result, prune
+from secateur.prune import prune
 from secateur.registry import Registry
-from secateur.selection import check_budget
+from secateur.request import as_granularity
+from secateur.result import Result
+from secateur.sparse.table import SparseGranularity
 from secateur.surgery.graph_form import to_graph
 
 __all__ = ["SCHEDULES", "Pruner"]
@@ -94,7 +97,9 @@ class Pruner:
         self.example_inputs = example_inputs
         self.schedule = schedule
         self.steps = steps
-        self.budget = check_budget(budget or {"macs": 0.5})
+        granularity = as_granularity(options.get("granularity", "channel"))
+        sparse = isinstance(granularity, SparseGranularity)
+        self.budget = check_budget(budget, sparse=sparse)
         self.options = options
         asked = [key for key in ("prune_inputs", "prune_outputs") if options.get(key)]
         if asked and options.get("data") is not None:
@@ -110,9 +115,14 @@ class Pruner:
     def target(self, step: int) -> dict[str, float]:
         """The budget after a step, counted from 1, as fractions of the model as given."""
         progress = SCHEDULES[self.schedule](step / self.steps)
-        if self.schedule == "iterative":
-            return {key: value**progress for key, value in self.budget.items()}
-        return {key: 1.0 - (1.0 - value) * progress for key, value in self.budget.items()}
+
+        def left(value: float) -> float:
+            return value**progress if self.schedule == "iterative" else 1 - (1 - value) * progress
+
+        return {
+            key: 1 - left(1 - value) if key == "sparsity" else left(value)
+            for key, value in self.budget.items()
+        }
 
     def __iter__(self) -> Iterator[Result]:
         base: dict[str, int] | None = None

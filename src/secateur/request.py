@@ -10,12 +10,13 @@ from typing import Any
 from torch import nn
 
 from secateur.allocation import Allocation, as_allocation
+from secateur.budget import check_budget
 from secateur.criteria import Criterion, as_criterion
 from secateur.errors import InputError, UnknownNameError, suggestion
 from secateur.granularity import GRANULARITIES, Granularity
 from secateur.graph.trace import named_state
 from secateur.profiling.census import census
-from secateur.selection import check_budget
+from secateur.sparse.table import ROWS, SparseGranularity, as_sparse
 
 __all__ = ["Request", "check_model", "resolve"]
 
@@ -24,7 +25,7 @@ __all__ = ["Request", "check_model", "resolve"]
 class Request:
     """What the user asked for, resolved."""
 
-    granularity: Granularity
+    granularity: Granularity | SparseGranularity
     criterion: Criterion
     allocation: Allocation
     budget: dict[str, float]
@@ -43,10 +44,10 @@ class Request:
 def resolve(
     model: nn.Module,
     *,
-    granularity: str | Granularity,
+    granularity: str | Granularity | SparseGranularity,
     criterion: Any,
     allocation: str | Allocation,
-    budget: dict[str, float],
+    budget: dict[str, float] | None,
     ignore: Sequence[str | nn.Module],
     round_to: int,
     min_keep: int,
@@ -66,9 +67,9 @@ def resolve(
     for name, value in (("round_to", round_to), ("min_keep", min_keep)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
-    row = GRANULARITIES[granularity] if isinstance(granularity, str) else granularity
+    row = as_granularity(granularity)
     scorer, allocator = as_criterion(criterion), as_allocation(allocation)
-    checked = check_budget(budget)
+    checked = check_budget(budget, sparse=isinstance(row, SparseGranularity))
     ignored = _ignored(model, ignore)
     plain: dict[str, Any] = {
         "round_to": round_to,
@@ -95,6 +96,32 @@ def resolve(
         **plain,
         **given,
     )
+
+
+def as_granularity(
+    granularity: str | Granularity | SparseGranularity,
+) -> Granularity | SparseGranularity:
+    """The granularity meant by a name, with sizes if need be, or an object.
+
+    Raises
+    ------
+    UnknownNameError
+        For an unknown name; the message suggests the nearest.
+
+    Examples
+    --------
+    >>> as_granularity("filter").structured, as_granularity("block:8x8").sizes
+    (True, (8, 8))
+    """
+    if not isinstance(granularity, str):
+        return granularity
+    if granularity in GRANULARITIES:
+        return GRANULARITIES[granularity]
+    name = granularity.partition(":")[0]
+    if name not in ROWS:
+        known = [*GRANULARITIES, *ROWS]
+        raise UnknownNameError(f"unknown granularity {granularity!r}{suggestion(name, known)}")
+    return as_sparse(granularity)
 
 
 def _ignored(model: nn.Module, ignore: Sequence[str | nn.Module]) -> dict[str, str]:

@@ -14,9 +14,7 @@ from secateur.errors import BudgetError, NothingToPruneError
 from secateur.graph.coupling import Group
 from secateur.graph.graph import Graph
 
-__all__ = ["Selection", "check_budget", "select"]
-
-STRUCTURED = ("macs", "params", "bytes")
+__all__ = ["Selection", "select"]
 
 
 @dataclasses.dataclass
@@ -32,39 +30,6 @@ class Selection:
 
     removed: np.ndarray
     counts: list[tuple[int, int]]
-
-
-def check_budget(budget: object) -> dict[str, float]:
-    """A budget as given, checked.
-
-    Raises
-    ------
-    BudgetError
-        For anything but known measures with fractions in (0, 1].
-
-    Examples
-    --------
-    >>> check_budget({"macs": 0.5})
-    {'macs': 0.5}
-    """
-    from secateur.errors import suggestion
-
-    if not isinstance(budget, dict) or not budget:
-        raise BudgetError('budget must be a dict such as {"macs": 0.5}')
-    for key, value in budget.items():
-        if key == "sparsity":
-            raise BudgetError(
-                "a budget of sparsity is for sparse granularities; structured ones take "
-                "macs, params or bytes"
-            )
-        if key not in STRUCTURED:
-            raise BudgetError(f"unknown budget {key!r}{suggestion(str(key), STRUCTURED)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-            raise BudgetError(
-                f"budget {key}={value!r} must lie in (0, 1]: it is the fraction of the dense "
-                "model that remains"
-            )
-    return {str(key): float(value) for key, value in budget.items()}
 
 
 def select(

@@ -94,6 +94,31 @@ class Allocation(ABC):
             Never descending, so that units of one group go in the order of their scores.
         """
 
+    def sparsities(self, shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[float] | None:
+        """Return the sparsity of every weight, where parts of weights become zero.
+
+        Parameters
+        ----------
+        shapes : sequence of tuple of int
+            ``(outputs, inputs, *kernel)`` of every weight.
+        sparsity : float
+            Share of all their entries that becomes zero.
+
+        Returns
+        -------
+        list of float or None
+            None where one ranking over all weights decides.
+
+        Raises
+        ------
+        InputError
+            When the allocation is for structured granularities only.
+        """
+        raise InputError(
+            f"allocation {self.name!r} is for structured granularities; sparse ones take "
+            "'global' or 'uniform'"
+        )
+
     @property
     def spec(self) -> str:
         """The line of text that builds this allocation again."""

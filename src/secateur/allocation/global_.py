@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -56,3 +57,6 @@ class Global(Allocation):
         # Dividing by the largest first keeps the mean of subnormal scores from vanishing.
         scaled = scores / largest
         return scaled / np.abs(scaled).mean()
+
+    def sparsities(self, shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[float] | None:
+        return None

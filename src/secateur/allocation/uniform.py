@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from secateur.allocation.base import ALLOCATIONS, Allocation, GroupScores
@@ -25,3 +27,6 @@ class Uniform(Allocation):
 
     def keys(self, group: GroupScores, scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
         return shares
+
+    def sparsities(self, shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[float] | None:
+        return [sparsity] * len(shapes)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from secateur.profiling import Profile
-    from secateur.prune import Result
     from secateur.report import Report, Row
+    from secateur.result import Result
 
 __all__ = ["comparison_table", "show_demo", "show_pruned"]
 

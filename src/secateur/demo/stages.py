@@ -16,10 +16,11 @@ from secateur.models import small_resnet
 from secateur.persist import load
 from secateur.profiling import Timing, interleave
 from secateur.progress import Steps
-from secateur.prune import Result, prune
+from secateur.prune import prune
 from secateur.recover import History, accuracy, recalibrate_batchnorm, recover
 from secateur.report import Check, Milestone
 from secateur.report.numbers import percent
+from secateur.result import Result
 
 __all__ = [
     "budget_check",

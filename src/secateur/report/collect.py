@@ -19,7 +19,7 @@ from secateur.report.content import CoupledGroup, Histogram, Width
 
 if TYPE_CHECKING:
     from secateur.plan import Plan
-    from secateur.prune import GroupSummary
+    from secateur.result import GroupSummary
 
 __all__ = ["coupled_groups", "environment", "layer_widths", "weight_histograms"]
 

@@ -1,0 +1,69 @@
+"""What pruning returns."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import nn
+
+from secateur.plan import Plan
+from secateur.profiling import Profile
+
+__all__ = ["GroupSummary", "Result"]
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupSummary:
+    """One coupled group, or one masked weight, before and after.
+
+    Attributes
+    ----------
+    name : str
+        Its first producer.
+    members : tuple of (str, int)
+        Name and dimension of everything that shrinks with it; empty where entries become zero.
+    before, after : int
+        Units (channels, blocks, weights) that it had and has.
+    """
+
+    name: str
+    members: tuple[tuple[str, int], ...]
+    before: int
+    after: int
+
+
+@dataclasses.dataclass(eq=False)
+class Result:
+    """What pruning did.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The same object, changed in place.
+    plan : Plan
+    before, after : Profile
+        Measured on the example inputs; ``after`` on the operations that run now.
+    skipped : list of (str, str)
+        What was protected, and why.
+    error : float or None
+        Largest absolute difference between the smaller and the masked model over the example
+        inputs; None when verification was switched off.
+    groups : list of GroupSummary
+    """
+
+    model: nn.Module
+    plan: Plan
+    before: Profile
+    after: Profile
+    skipped: list[tuple[str, str]]
+    error: float | None
+    groups: list[GroupSummary]
+
+    def __repr__(self) -> str:
+        macs = self.after.macs / max(self.before.macs, 1)
+        params = self.after.params / max(self.before.params, 1)
+        error = "not verified" if self.error is None else f"error {self.error:.2g}"
+        if self.plan.masks:
+            zeros = 1 - self.after.nonzero / max(self.after.params, 1)
+            return f"Result(sparsity {zeros:.3f} of all parameters, {error})"
+        return f"Result(macs {macs:.3f}, params {params:.3f} of before, {error})"
