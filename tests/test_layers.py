@@ -20,8 +20,9 @@ profiling surgery scoped
 criteria allocation granularity
 costs verify persist export
 selection recover models
-sparse request result
-decide
+sparse
+request result
+decide sparsify
 prune
 pruner report
 demo

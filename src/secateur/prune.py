@@ -19,8 +19,8 @@ from secateur.inputs import ExampleInputs, Inputs, as_inputs
 from secateur.profiling.recorded import profile_recorded
 from secateur.request import Request, check_model, resolve
 from secateur.result import GroupSummary, Result
-from secateur.sparse.prune import prune_sparse
 from secateur.sparse.table import SparseGranularity
+from secateur.sparsify import sparsify
 from secateur.surgery.apply import apply_plan, check_fits
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.obstacles import Amendments, fix_parting
@@ -143,7 +143,7 @@ def prune(
     if isinstance(request.granularity, SparseGranularity):
         if form == "graph":
             raise InputError("form='graph' is for granularities that make the model smaller")
-        return prune_sparse(
+        return sparsify(
             model, inputs, request, request.granularity, verify=verify, optimizer=optimizer, ema=ema
         )
     if form == "graph":

@@ -23,12 +23,12 @@ from secateur.surgery.apply import apply_plan
 from secateur.surgery.transaction import transaction
 from secateur.verify import difference
 
-__all__ = ["prune_sparse"]
+__all__ = ["sparsify"]
 
 Units = list[tuple[Weight, Tiling]]
 
 
-def prune_sparse(
+def sparsify(
     model: nn.Module,
     inputs: Inputs,
     request: Request,
