@@ -63,7 +63,8 @@ def prune(
             "--budget",
             "-b",
             metavar="macs=0.5",
-            help="What remains, at most, of macs, params or bytes; repeat for several.",
+            help="What remains, at most, of macs, params or bytes (repeat for several), or, "
+            "for sparse granularities, what becomes zero: sparsity=0.9.",
         ),
     ] = None,
     granularity: Annotated[str, typer.Option(help="What is removed as one unit.")] = "channel",
@@ -99,7 +100,7 @@ def prune(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List all protected.")] = False,
 ) -> None:
     """Prune a model to a budget and save it."""
-    limits = parse_budget(budget or ["macs=0.5"])
+    limits = parse_budget(budget) if budget else None
 
     from secateur.cli.show import show_pruned
     from secateur.persist import save

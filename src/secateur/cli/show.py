@@ -42,10 +42,19 @@ def show_pruned(console: Console, result: Result, name: str, *, verbose: bool) -
     console.print(comparison_table(comparison(stage(result.before), stage(result.after))))
     touched = sum(group.after < group.before for group in result.groups)
     verified = "not verified" if result.error is None else f"error {result.error:.2g}"
-    console.print(
-        f"{name}: {touched} of {len(result.groups)} coupled groups pruned; "
-        f"smaller against masked model: {verified}"
-    )
+    if result.plan.masks:
+        zeros = sum(int(mask.numel() - mask.sum()) for mask in result.plan.masks.values())
+        entries = sum(mask.numel() for mask in result.plan.masks.values())
+        console.print(
+            f"{name}: {zeros:,} of {entries:,} entries of {touched} weights are zero now "
+            f"({zeros / max(entries, 1):.2%}); it is as large and as fast as before until a sparse "
+            f"format or kernel uses them; proof: {verified}"
+        )
+    else:
+        console.print(
+            f"{name}: {touched} of {len(result.groups)} coupled groups pruned; "
+            f"smaller against masked model: {verified}"
+        )
     if not result.skipped:
         return
     shown = result.skipped if verbose else result.skipped[:_MOST_PROTECTED]
