@@ -242,8 +242,11 @@ def _new_size(
         return None
     dense_shape, new_shape = graph.trace.values[after].shape, sizes.shape(after)
     if op == "unflatten":
-        dim = int(node.args[1]) % (len(dense_shape) - len(held) + 1)  # type: ignore[arg-type]
-        run = slice(dim, dim + len(held))
+        parts = len(node.args[2]) if index is not None else len(held)  # type: ignore[arg-type]
+        dim = int(node.args[1]) % (len(dense_shape) - parts + 1)  # type: ignore[arg-type]
+        if index is not None:
+            return held if held == -1 else new_shape[dim + index]
+        run = slice(dim, dim + parts)
         return [h if h == -1 else n for h, n in zip(held, new_shape[run], strict=True)]
     if index is not None:
         return new_shape[index] if held == dense_shape[index] else held
