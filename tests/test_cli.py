@@ -73,6 +73,20 @@ def test_the_options_reach_the_plan(tmp_path: Path) -> None:
     assert "not verified" in result.stdout
 
 
+def test_pruned_inputs_fit_the_commands_that_follow(tmp_path: Path) -> None:
+    many = ("--model", "timm:resnet18", "--input-shape", "1x3x32x32")
+    small, plan = tmp_path / "s.safetensors", tmp_path / "p.json"
+    result = call(
+        "prune", *many, "--out", small, "--plan", plan, "--criterion", "random",
+        "--allocation", "uniform", "--budget", "macs=0.3", "--prune-inputs", "--prune-outputs",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    read = secateur.Plan.from_json(plan.read_text())
+    assert read.inputs["args.0"][1] and read.outputs["output"][1]
+    result = call("profile", *many, "--weights", small)
+    assert result.exit_code == 0, result.stderr
+
+
 def test_the_same_seed_gives_the_same_model(tmp_path: Path) -> None:
     states, plans = [], []
     for run in range(2):

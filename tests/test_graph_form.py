@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 import secateur as sc
 from parity import assert_close, assert_same, outputs, prepared, silence, snapshot
-from secateur.errors import BudgetError
+from secateur.errors import BudgetError, InputError
 from zoo import ZOO, Entry
 
-# What torch.export itself cannot capture, or captures as something else.
-EAGER = {
-    "detour_through_numpy", "routed_experts", "boolean_selection", "branch_on_data",
-    "counts_calls", "cached_table", "remembers_features", "changes_its_input",
-    "transformer_encoder",
-    "dataclass_output",
-    "weight_norm_by_hook", "spectral_norm_by_hook",
-}  # fmt: skip
+# What torch.export itself cannot capture.
+EAGER = {"detour_through_numpy", "branch_on_data", "transformer_encoder", "dataclass_output"}
 ENTRIES = [e for e in ZOO.values() if e.prunable and e.name not in EAGER]
 LITERAL = [e for e in ENTRIES if e.graph_shrink]
 
@@ -52,14 +48,26 @@ def check(entry: Entry, ratio: float = 0.5) -> sc.Result:
     assert result.after.params < result.before.params
     if not entry.statistics:
         reference = silence(dense, result.plan, entry.masked, entry.consumers_only)
-        expected = list(outputs(reference, inputs).values())
-        actual = list(outputs(result.model, inputs).values())
-        assert_close(
-            {str(i): t for i, t in enumerate(actual)},
-            {str(i): t for i, t in enumerate(expected)},
-            "graph against masked",
-        )
+        for given in (inputs, others(inputs)):
+            expected = enumerate(outputs(reference, given).values())
+            actual = enumerate(outputs(result.model, given).values())
+            assert_close(
+                {str(i): t for i, t in actual},
+                {str(i): t for i, t in expected},
+                "graph against masked",
+            )
     return result
+
+
+def others(inputs: Any) -> Any:
+    """Inputs of the same shapes with other values."""
+    generator = torch.Generator().manual_seed(7)
+
+    def other(value: Any) -> Any:
+        floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return torch.randn(value.shape, generator=generator).to(value) if floating else value
+
+    return tree_map(other, inputs)
 
 
 @pytest.mark.parametrize("entry", LITERAL, ids=str)
@@ -78,6 +86,17 @@ def test_a_sample(entry: Entry) -> None:
 @pytest.mark.parametrize("entry", ENTRIES, ids=str)
 def test_all(entry: Entry) -> None:
     check(entry, 0.6)
+
+
+@pytest.mark.parametrize("name", sorted(EAGER))
+def test_what_cannot_be_captured_is_refused(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    dense, inputs = prepared(ZOO[name], 2)
+    before = snapshot(dense)
+    with pytest.raises(InputError, match=r"torch\.export cannot capture the model") as caught:
+        sc.prune(dense, inputs, form="graph")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+    assert_same(dense, before)
 
 
 @pytest.mark.parametrize("name", ["view_by_literal", "res_net_projection", "gpt"])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from secateur.prune import Result, prune
     from secateur.pruner import Pruner
     from secateur.recover import recalibrate_batchnorm, recover
+    from secateur.surgery.graph_form import to_graph
 
 # Imported on first use, so that `import secateur` costs next to nothing.
 _HOMES = {
@@ -35,6 +36,7 @@ _HOMES = {
     "recalibrate_batchnorm": "secateur.recover",
     "recover": "secateur.recover",
     "save": "secateur.persist",
+    "to_graph": "secateur.surgery.graph_form",
     "trace": "secateur.graph",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "recalibrate_batchnorm",
     "recover",
     "save",
+    "to_graph",
     "trace",
 ]
 

@@ -7,15 +7,12 @@ sizes that it takes from one) goes back into the graph, and the decision is made
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from secateur.allocation import Allocation
 from secateur.costs import CostModel
-from secateur.criteria import Criterion, Scorer, Scores
+from secateur.criteria import Scorer, Scores
 from secateur.errors import InputError, NothingToPruneError
 from secateur.granularity import Granularity
 from secateur.graph.constraints import Fix
@@ -23,16 +20,18 @@ from secateur.graph.graph import Graph
 from secateur.graph.trace import Node, Trace, named_state
 from secateur.inputs import Inputs
 from secateur.plan import Plan, Rescale
+from secateur.request import Request
 from secateur.selection import Selection, select
-from secateur.surgery.apply import renumber
+from secateur.surgery.apply import cut, renumber
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.fold import fold
-from secateur.surgery.graph_form import GraphForm, record_graph, sizes_of_nodes
+from secateur.surgery.graph_form import GraphForm
+from secateur.surgery.graph_sizes import record_graph, sizes_of_nodes
 from secateur.surgery.obstacles import Amendments, amend
 from secateur.surgery.sizes import sizes_of
 from secateur.surgery.trial import Attempt, ScaleChange, attempt
 
-__all__ = ["Decision", "Request", "decide"]
+__all__ = ["Decision", "decide"]
 
 ROUNDS = 60
 CONVOLUTIONS = ("aten::convolution",)
@@ -40,25 +39,6 @@ PRODUCTS = ("aten::mm", "aten::addmm")
 NORMS = ("aten::native_layer_norm", "aten::native_group_norm", "aten::native_batch_norm",
          "aten::_fused_rms_norm")  # fmt: skip
 SIZED = {*CONVOLUTIONS, *PRODUCTS, *NORMS}
-
-
-@dataclasses.dataclass
-class Request:
-    """What the user asked for, resolved."""
-
-    granularity: Granularity
-    criterion: Criterion
-    allocation: Allocation
-    budget: dict[str, float]
-    ignore: dict[str, str]
-    round_to: int
-    min_keep: int
-    data: Iterable[Any] | None
-    loss: Callable[..., Any] | None
-    seed: int
-    settings: dict[str, Any]
-    base: dict[str, int] | None = None
-    progress: Callable[[str], None] | None = None
 
 
 @dataclasses.dataclass
@@ -100,6 +80,8 @@ def decide(
             split_choice=known.split_choice,
             extra=known.constraints,
             ignore=request.ignore,
+            open_inputs=request.prune_inputs,
+            open_outputs=request.prune_outputs,
         )
         _restrict(model, graph, request.granularity)
         costs = CostModel(graph, model)
@@ -118,10 +100,11 @@ def decide(
         )
         sizes = ExpectedSizes(graph, selection.removed)
         plan = draft(model, graph, selection.removed, sizes)
+        plan.settings = dict(request.settings)
         if isinstance(model, GraphForm):
-            made = record_graph(model, inputs)[1] if made is None else made
+            made = record_graph(model, inputs) if made is None else made
             plan.attributes.setdefault("", {}).update(sizes_of_nodes(model, graph, sizes, made))
-        plan.settings = request.settings
+            plan.settings["graph_form"] = model.fingerprint()
         tried = _try(model, inputs, graph, sizes, plan)
         if tried.obstacle is not None:
             if not amend(known, model, graph, sizes, tried.obstacle):
@@ -173,6 +156,12 @@ def draft(model: nn.Module, graph: Graph, removed: np.ndarray, sizes: ExpectedSi
         if len(gone):
             plan.renumbered[name] = gone.tolist()
             plan.shapes[name] = list(state[name].shape)
+    for side, changed in (("input", plan.inputs), ("output", plan.outputs)):
+        for name, dim, classes in graph.boundary(side):
+            gone = np.flatnonzero(removed[classes])
+            if len(gone):
+                changed.setdefault(name, {})[dim] = gone.tolist()
+                plan.sizes.setdefault(name, {})[dim] = len(classes)
     plan.attributes = _known_sizes(model, graph, plan, sizes)
     return plan
 
@@ -239,14 +228,15 @@ def _try(
     model: nn.Module, inputs: Inputs, graph: Graph, sizes: ExpectedSizes, plan: Plan
 ) -> Attempt:
     state = named_state(model)
-    values = {name: _cut_index(state[name].data, plan, name) for name in plan.renumbered}
+    # Where values decide what the code does, it has to run on real ones.
+    real = () if graph.trace.hollow else plan.removed
+    values = {name: _smaller(state[name].data, plan, name) for name in (*plan.renumbered, *real)}
+    inputs = plan.narrow_inputs(inputs)
     return attempt(model, inputs, graph, sizes, new_shapes(plan), plan.attributes, values)
 
 
-def _cut_index(data: Any, plan: Plan, name: str) -> Any:
-    from secateur.surgery.apply import cut
-
-    values = renumber(data, plan.renumbered[name])
+def _smaller(data: Tensor, plan: Plan, name: str) -> Tensor:
+    values = renumber(data, plan.renumbered[name]) if name in plan.renumbered else data
     return cut(values, plan.removed[name]) if name in plan.removed else values
 
 

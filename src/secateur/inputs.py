@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -20,6 +20,7 @@ __all__ = [
     "evaluating",
     "in_eval_mode",
     "named_tensors",
+    "replace_tensors",
     "run",
 ]
 
@@ -38,6 +39,18 @@ class Inputs:
         return Inputs(
             tuple(_copied(value) for value in self.args),
             {key: _copied(value) for key, value in self.kwargs.items()},
+        )
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor with its name, such as ``args.0`` or ``kwargs.mask``."""
+        yield from named_tensors(self.args, "args")
+        yield from named_tensors(self.kwargs, "kwargs")
+
+    def replaced(self, change: Callable[[str, Tensor], Tensor]) -> Inputs:
+        """The same arguments with every tensor ``change(name, tensor)``."""
+        return Inputs(
+            replace_tensors(self.args, change, "args"),
+            replace_tensors(self.kwargs, change, "kwargs"),
         )
 
 
@@ -187,3 +200,34 @@ def named_tensors(value: Any, name: str = "output") -> Iterator[tuple[str, Tenso
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from named_tensors(getattr(value, field.name), f"{name}.{field.name}")
+
+
+def replace_tensors(value: Any, change: Callable[[str, Tensor], Tensor], name: str) -> Any:
+    """Rebuild what `named_tensors` walks through, with every tensor ``change(path, tensor)``.
+
+    Examples
+    --------
+    >>> replace_tensors({"a": [torch.ones(1)], "b": 3}, lambda path, tensor: 2 * tensor, "x")
+    {'a': [tensor([2.])], 'b': 3}
+    """
+    if isinstance(value, Tensor):
+        return change(name, value)
+    if isinstance(value, Mapping):
+        items = {key: replace_tensors(item, change, f"{name}.{key}") for key, item in value.items()}
+        if type(value) is dict:
+            return items
+        # Results of Hugging Face's models are mappings and dataclasses at once.
+        rebuilt = copy.copy(value)
+        for key, item in items.items():
+            rebuilt[key] = item  # type: ignore[index]
+        return rebuilt
+    if isinstance(value, (tuple, list)):
+        listed = [replace_tensors(item, change, f"{name}.{at}") for at, item in enumerate(value)]
+        return type(value)(*listed) if hasattr(value, "_fields") else type(value)(listed)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            field.name: replace_tensors(getattr(value, field.name), change, f"{name}.{field.name}")
+            for field in dataclasses.fields(value)
+        }
+        return dataclasses.replace(value, **fields)
+    return value

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import PlanError
+from secateur.errors import InputError, PlanError
+from secateur.inputs import ExampleInputs, Inputs, as_inputs, replace_tensors
 
 __all__ = ["Plan", "Rescale", "history"]
 
@@ -53,6 +54,11 @@ class Plan:
     rescaled : list of Rescale
     attributes : dict
         Module path -> attribute name -> new value, for sizes that the module's code holds.
+    inputs, outputs : dict
+        Name of an input (``args.0``, ``kwargs.x``) or output (``output``, ``output.logits``)
+        -> dimension -> sorted dense indices that it loses; empty unless that was asked for.
+    sizes : dict
+        Name of an input or output -> dimension -> its dense size.
     shapes : dict
         Name -> dense shape of every tensor that the plan touches: whom it is for.
     settings : dict
@@ -74,6 +80,9 @@ class Plan:
     renumbered: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     rescaled: list[Rescale] = dataclasses.field(default_factory=list)
     attributes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    inputs: dict[str, dict[int, list[int]]] = dataclasses.field(default_factory=dict)
+    outputs: dict[str, dict[int, list[int]]] = dataclasses.field(default_factory=dict)
+    sizes: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
     shapes: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -86,9 +95,12 @@ class Plan:
         return json.dumps(
             {
                 "format": FORMAT,
-                "removed": {
-                    name: {str(dim): indices for dim, indices in dims.items()}
-                    for name, dims in self.removed.items()
+                "removed": _dims_to_json(self.removed),
+                "inputs": _dims_to_json(self.inputs),
+                "outputs": _dims_to_json(self.outputs),
+                "sizes": {
+                    name: {str(dim): size for dim, size in dims.items()}
+                    for name, dims in self.sizes.items()
                 },
                 "masks": zeros,
                 "renumbered": self.renumbered,
@@ -118,9 +130,12 @@ class Plan:
                     f"the plan has format {data['format']!r}, this version reads {FORMAT}"
                 )
             return cls(
-                removed={
-                    str(name): {int(dim): _indices(indices) for dim, indices in dims.items()}
-                    for name, dims in data["removed"].items()
+                removed=_dims_from_json(data["removed"]),
+                inputs=_dims_from_json(data["inputs"]),
+                outputs=_dims_from_json(data["outputs"]),
+                sizes={
+                    str(name): {int(dim): int(size) for dim, size in dims.items()}
+                    for name, dims in data["sizes"].items()
                 },
                 masks={name: _mask(entry) for name, entry in data["masks"].items()},
                 renumbered={name: _indices(at) for name, at in data["renumbered"].items()},
@@ -163,6 +178,59 @@ class Plan:
 
         apply_plan(self, model, optimizer, ema)
 
+    def narrow_inputs(self, example_inputs: ExampleInputs) -> Inputs:
+        """Inputs of the dense model, without what the smaller model no longer takes.
+
+        Raises
+        ------
+        InputError
+            When an input is not as wide as the dense model takes it.
+
+        Examples
+        --------
+        >>> plan = Plan(inputs={"args.0": {1: [0]}}, sizes={"args.0": {1: 2}})
+        >>> plan.narrow_inputs(torch.tensor([[1.0, 2.0]])).args
+        (tensor([[2.]]),)
+        """
+        inputs = as_inputs(example_inputs)
+        return inputs.replaced(self._narrowing(self.inputs)) if self.inputs else inputs
+
+    def narrow_outputs(self, output: Any) -> Any:
+        """What the dense model returned, without what the smaller model no longer makes.
+
+        Raises
+        ------
+        InputError
+            When an output is not as wide as the dense model makes it.
+
+        Examples
+        --------
+        >>> plan = Plan(outputs={"output": {1: [0]}}, sizes={"output": {1: 2}})
+        >>> plan.narrow_outputs(torch.tensor([[1.0, 2.0]]))
+        tensor([[2.]])
+        """
+        if not self.outputs:
+            return output
+        return replace_tensors(output, self._narrowing(self.outputs), "output")
+
+    def _narrowing(
+        self, removed: dict[str, dict[int, list[int]]]
+    ) -> Callable[[str, Tensor], Tensor]:
+        def narrow(name: str, tensor: Tensor) -> Tensor:
+            for dim, indices in removed.get(name, {}).items():
+                dense = self.sizes[name][dim]
+                found = tensor.shape[dim] if dim < tensor.dim() else None
+                if found != dense:
+                    raise InputError(
+                        f"{name} has size {found} along dimension {dim}, and the dense model's "
+                        f"has {dense}; only what fits the dense model can be narrowed"
+                    )
+                stay = sorted(set(range(dense)) - set(indices))
+                tensor = tensor.index_select(dim, torch.tensor(stay, device=tensor.device))
+            return tensor
+
+        return narrow
+
     def diff(self, other: Plan) -> list[str]:
         """What the other plan removes and this one keeps, and the reverse; a line a difference.
 
@@ -172,8 +240,10 @@ class Plan:
         ['w dim 0: only here [1]; only there [5]']
         """
         lines = []
-        for name in sorted({*self.removed, *other.removed}):
-            mine, theirs = self.removed.get(name, {}), other.removed.get(name, {})
+        ours = {**self.removed, **self.inputs, **self.outputs}
+        others = {**other.removed, **other.inputs, **other.outputs}
+        for name in sorted({*ours, *others}):
+            mine, theirs = ours.get(name, {}), others.get(name, {})
             for dim in sorted({*mine, *theirs}):
                 here, there = set(mine.get(dim, [])), set(theirs.get(dim, []))
                 if here != there:
@@ -214,6 +284,17 @@ def remember(model: nn.Module, plan: Plan) -> None:
 
 def _indices(values: Iterable[Any]) -> list[int]:
     return [int(value) for value in values]
+
+
+def _dims_to_json(removed: dict[str, dict[int, list[int]]]) -> dict[str, dict[str, list[int]]]:
+    return {name: {str(dim): at for dim, at in dims.items()} for name, dims in removed.items()}
+
+
+def _dims_from_json(data: Any) -> dict[str, dict[int, list[int]]]:
+    return {
+        str(name): {int(dim): _indices(at) for dim, at in dims.items()}
+        for name, dims in data.items()
+    }
 
 
 def _mask(entry: dict[str, Any]) -> Tensor:

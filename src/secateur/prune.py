@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -11,22 +10,22 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from secateur.allocation import Allocation, as_allocation
-from secateur.criteria import Criterion, as_criterion
-from secateur.decide import Decision, Request, decide
-from secateur.errors import InputError, ParityError, UnknownNameError, suggestion
-from secateur.granularity import GRANULARITIES, Granularity
-from secateur.graph.trace import Trace, named_state, record
+from secateur.allocation import Allocation
+from secateur.criteria import Criterion
+from secateur.decide import Decision, decide
+from secateur.errors import InputError, ParityError
+from secateur.granularity import Granularity
+from secateur.graph.trace import Trace, record
 from secateur.inputs import ExampleInputs, Inputs, as_inputs
 from secateur.plan import Plan
 from secateur.profiling import Profile
 from secateur.profiling.recorded import profile_recorded
-from secateur.selection import check_budget
+from secateur.request import Request, check_model, resolve
 from secateur.surgery.apply import apply_plan, check_fits
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.obstacles import Amendments, fix_parting
 from secateur.surgery.transaction import Snapshot, transaction
-from secateur.verify import TOLERANCE, difference, in_double, masked_outputs, outputs
+from secateur.verify import TOLERANCE, difference, masked_outputs, outputs
 
 __all__ = ["GroupSummary", "Result", "prune", "prune_traced"]
 
@@ -104,6 +103,8 @@ def prune(
     optimizer: torch.optim.Optimizer | None = None,
     ema: nn.Module | None = None,
     form: Literal["python", "graph"] = "python",
+    prune_inputs: bool = False,
+    prune_outputs: bool = False,
     base: dict[str, int] | None = None,
 ) -> Result:
     """Remove the least important units of a model, physically and exactly.
@@ -111,7 +112,7 @@ def prune(
     Parameters
     ----------
     model : torch.nn.Module
-        Any model, in any mode; changed in place. Its outputs keep their shape.
+        Any model, in any mode; changed in place. Its inputs and outputs keep their shapes.
     example_inputs : tensor, tuple or dict
         One batch that the model accepts: a tensor, positional or keyword inputs.
     granularity : str, default "channel"
@@ -143,6 +144,10 @@ def prune(
     form : {"python", "graph"}, default "python"
         ``"graph"`` prunes the exported graph of a model whose Python code cannot follow, and
         returns a GraphModule as ``result.model``; the model itself is not changed.
+    prune_inputs, prune_outputs : bool, default False
+        Let go of features that the model is given (input channels of the first layer) or of
+        ones that it returns (classes). ``result.plan.inputs`` and ``.outputs`` say which;
+        ``result.plan.narrow_inputs(x)`` takes them out of a dense input.
     base : dict, optional
         Costs that the budget's fractions refer to, default the model's own: pruning in steps
         counts from the model as it was first.
@@ -172,36 +177,53 @@ def prune(
     if form not in ("python", "graph"):
         raise InputError(f"form must be 'python' or 'graph', not {form!r}")
     inputs = as_inputs(example_inputs)
-    request = _request(
-        model, granularity, criterion, allocation, {"macs": 0.5} if budget is None else budget,
-        ignore, round_to,
-        min_keep, data, loss, seed,
-    )  # fmt: skip
-    request.base = base
-    _check_model(model)
+    request = resolve(
+        model,
+        granularity=granularity,
+        criterion=criterion,
+        allocation=allocation,
+        budget={"macs": 0.5} if budget is None else budget,
+        ignore=ignore,
+        round_to=round_to,
+        min_keep=min_keep,
+        data=data,
+        loss=loss,
+        seed=seed,
+        prune_inputs=prune_inputs,
+        prune_outputs=prune_outputs,
+        base=base,
+    )
+    nonzero = check_model(model)
     if form == "graph":
         from secateur.surgery.graph_form import to_graph
 
         model = to_graph(model, inputs)
-    return prune_traced(model, inputs, request, verify=verify, optimizer=optimizer, ema=ema)
+    return prune_traced(
+        model, inputs, request, nonzero, verify=verify, optimizer=optimizer, ema=ema
+    )
 
 
 def prune_traced(
     model: nn.Module,
     inputs: Inputs,
     request: Request,
+    nonzero: dict[str, int],
     *,
     verify: bool,
     optimizer: torch.optim.Optimizer | None = None,
     ema: nn.Module | None = None,
 ) -> Result:
-    """Prune on a resolved request; see :func:`prune`."""
+    """Prune on a resolved request, with non-zero entries counted; see :func:`prune`."""
     recorded = record(model, inputs)
-    before = profile_recorded(model, recorded)
+    before = profile_recorded(model, recorded, nonzero)
+    full = {name for name, p in model.named_parameters() if nonzero.get(name) == p.numel()}
     _check_optimizer(model, optimizer)
     decision, error = _cut(model, inputs, recorded, request, verify, optimizer, ema)
     plan, graph = decision.plan, decision.graph
-    after = profile_recorded(model, _after_trace(decision, model, inputs))
+    # What had no zeros has none now, unless a new scale made some of its entries too small.
+    full -= {entry.name for entry in plan.rescaled}
+    left = {name: p.numel() for name, p in model.named_parameters() if name in full}
+    after = profile_recorded(model, _after_trace(decision, model, inputs), left)
     groups = [
         GroupSummary(
             group.name,
@@ -256,7 +278,9 @@ def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer | None) 
 def _after_trace(decision: Decision, model: nn.Module, inputs: Inputs) -> Trace:
     """What runs now: the trial run's record, for it ran on these very shapes."""
     recorded = decision.attempt.trace
-    return recorded if recorded is not None else record(model, inputs)
+    if recorded is not None:
+        return recorded
+    return record(model, decision.plan.narrow_inputs(inputs))
 
 
 def _verified(
@@ -268,21 +292,24 @@ def _verified(
     ema: nn.Module | None,
 ) -> float:
     plan, graph, removed = decision.plan, decision.graph, decision.selection.removed
-    masked = masked_outputs(model, inputs, graph, plan, removed)
-    apply_plan(plan, model)
-    error, relative = difference(outputs(model, inputs), masked)
-    dtypes = [tensor.dtype for tensor in masked.values() if tensor.is_floating_point()]
-    tolerance = max((TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
-    snapshot.restore()
-    if not relative <= tolerance and math.isfinite(relative):
-        # Rounding, or a wrong index? Double precision tells them apart.
-        with in_double(model, inputs) as precise:
-            masked = masked_outputs(model, precise, graph, plan, removed)
+
+    def compare(precision: torch.dtype | None) -> tuple[float, float]:
+        masked = masked_outputs(model, inputs, graph, plan, removed, precision)
         apply_plan(plan, model)
-        with in_double(model, inputs) as precise:
-            _, relative = difference(outputs(model, precise), masked)
+        narrowed = plan.narrow_inputs(inputs)
+        found = difference(outputs(model, narrowed, graph, precision), masked)
         snapshot.restore()
+        return found
+
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    tolerance = max((TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
+    # Half precision rounds too much to compare in, and takes longer than single on many CPUs.
+    halves = dtypes & {torch.float16, torch.bfloat16}
+    error, relative = compare(torch.float32 if halves else None)
+    if not relative <= tolerance and math.isfinite(relative) and not halves:
+        # Rounding, or a wrong index? Double precision tells them apart.
         tolerance = 1e-6
+        _, relative = compare(torch.float64)
     if not relative <= tolerance:
         raise ParityError(
             f"the smaller model differs from the masked one by {relative:.3g} of the largest "
@@ -299,86 +326,3 @@ def _skipped(decision: Decision) -> list[tuple[str, str]]:
         if not judged[group.classes].any():
             listed.setdefault(group.name, decision.scores.reason)
     return list(listed.items())
-
-
-def _request(
-    model: nn.Module,
-    granularity: str | Granularity,
-    criterion: Any,
-    allocation: str | Allocation,
-    budget: dict[str, float],
-    ignore: Sequence[str | nn.Module],
-    round_to: int,
-    min_keep: int,
-    data: Iterable[Any] | None,
-    loss: Callable[..., Any] | None,
-    seed: int,
-) -> Request:
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    for name, value in (("round_to", round_to), ("min_keep", min_keep)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
-    row = GRANULARITIES[granularity] if isinstance(granularity, str) else granularity
-    scorer, allocator = as_criterion(criterion), as_allocation(allocation)
-    checked = check_budget(budget)
-    ignored = _ignored(model, ignore)
-    settings = {
-        "granularity": row.name,
-        "criterion": scorer.spec,
-        "allocation": allocator.spec,
-        "budget": checked,
-        "ignore": sorted({name.rpartition(".")[0] for name in ignored}),
-        "round_to": round_to,
-        "min_keep": min_keep,
-        "seed": seed,
-    }
-    return Request(
-        row, scorer, allocator, checked, ignored, round_to, min_keep, data, loss, seed, settings
-    )
-
-
-def _ignored(model: nn.Module, ignore: Sequence[str | nn.Module]) -> dict[str, str]:
-    """Names of the tensors of ignored modules, each with its reason."""
-    if isinstance(ignore, (str, nn.Module)):
-        ignore = [ignore]
-    modules = dict(model.named_modules())
-    paths = {id(module): path for path, module in modules.items()}
-    names = {id(tensor): name for name, tensor in named_state(model).items()}
-    chosen: dict[str, str] = {}
-    for entry in ignore:
-        if isinstance(entry, nn.Module):
-            if id(entry) not in paths:
-                raise UnknownNameError(
-                    f"ignore names a {type(entry).__name__} that is not part of the model"
-                )
-            matched = [paths[id(entry)]]
-        else:
-            matched = [path for path in modules if path and fnmatch.fnmatch(path, entry)]
-            if not matched:
-                raise UnknownNameError(
-                    f"ignore={entry!r} matches no module{suggestion(entry, filter(None, modules))}"
-                )
-        for path in matched:
-            for tensor in (*modules[path].parameters(), *modules[path].buffers()):
-                chosen[names[id(tensor)]] = f"ignored by ignore={path!r}"
-    return chosen
-
-
-def _check_model(model: nn.Module) -> None:
-    devices = {tensor.device for tensor in model.parameters()}
-    if len(devices) > 1:
-        listed = ", ".join(sorted(map(str, devices)))
-        raise InputError(
-            f"the model's parameters lie on several devices ({listed}); move it to one first"
-        )
-    for name, tensor in model.named_parameters():
-        if nn.parameter.is_lazy(tensor):
-            raise InputError(
-                f"parameter {name!r} is not initialised yet; run the model once on real inputs"
-            )
-        if not tensor.is_floating_point() or tensor.is_meta:
-            continue
-        total = tensor.detach().sum()
-        if not torch.isfinite(total) and not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"{name!r} contains NaN or infinity; repair the model first")

@@ -8,10 +8,11 @@ from typing import Any
 from torch import nn
 
 from secateur.errors import InputError, UnknownNameError, suggestion
-from secateur.inputs import ExampleInputs
+from secateur.inputs import ExampleInputs, as_inputs
 from secateur.prune import Result, prune
 from secateur.registry import Registry
 from secateur.selection import check_budget
+from secateur.surgery.graph_form import to_graph
 
 __all__ = ["SCHEDULES", "Pruner"]
 
@@ -86,12 +87,21 @@ class Pruner:
             raise UnknownNameError(
                 f"unknown schedule {schedule!r}{suggestion(str(schedule), SCHEDULES)}"
             )
+        if options.get("form") == "graph":
+            # Captured once: every step goes on with the graph that was trained since.
+            options["form"], model = "python", to_graph(model, example_inputs)
         self.model = model
         self.example_inputs = example_inputs
         self.schedule = schedule
         self.steps = steps
         self.budget = check_budget(budget or {"macs": 0.5})
         self.options = options
+        asked = [key for key in ("prune_inputs", "prune_outputs") if options.get(key)]
+        if asked and options.get("data") is not None:
+            raise InputError(
+                f"{asked[0]}=True changes what the model takes or returns, so data= fits the "
+                "first step only; call secateur.prune step by step, with narrower data each time"
+            )
         self.results: list[Result] = []
 
     def __len__(self) -> int:
@@ -106,18 +116,20 @@ class Pruner:
 
     def __iter__(self) -> Iterator[Result]:
         base: dict[str, int] | None = None
+        inputs = as_inputs(self.example_inputs)
         for step in range(1, self.steps + 1):
             if self.schedule == "one_shot" and step > 1:
                 yield self.results[-1]
                 continue
             result = prune(
                 self.model,
-                self.example_inputs,
+                inputs,
                 budget=self.target(step),
                 base=base,
                 **self.options,
             )
             if base is None:
                 base = {key: getattr(result.before, key) for key in ("macs", "params", "bytes")}
+            inputs = result.plan.narrow_inputs(inputs)
             self.results.append(result)
             yield result

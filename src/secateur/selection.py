@@ -88,7 +88,8 @@ def select(
     min_keep : int, default 1
         Units that every group keeps at least.
     round_to : int, default 1
-        Sizes of pruned dimensions are multiples of it; what is already a multiple stays so.
+        Sizes of pruned dimensions are multiples of it. A dimension that several groups share loses
+        a multiple of it: what is already a multiple stays so.
     comparable : bool
         Whether raw scores of different groups share one unit of measure.
 
@@ -118,9 +119,10 @@ def select(
     order = allocation.order(listed)
     if not order:
         raise NothingToPruneError(_nothing(graph, scores, min_keep, round_to))
-    owner = np.array([group for group, _ in order])
-    which = [np.array([unit for g, unit in order if g == at], dtype=np.int64)
-             for at in range(len(groups))]  # fmt: skip
+    owner, unit = np.array(order, dtype=np.int64).T
+    by_group = np.argsort(owner, kind="stable")
+    ends = np.cumsum(np.bincount(owner, minlength=len(groups)))
+    which = np.split(unit[by_group], ends[:-1])
     targets = {key: fraction * base[key] for key, fraction in budget.items()}
 
     def counts_at(prefix: int) -> list[int]:

@@ -7,8 +7,6 @@ norm's statistics, a softmax, a mean over channels), the reference leaves the re
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,11 +18,12 @@ from secateur.errors import InputError
 from secateur.graph.graph import Graph
 from secateur.graph.lanes import Lane
 from secateur.graph.propagate import Reduction
-from secateur.graph.trace import INCIDENTAL, Node, Ref, canonical, named_state
+from secateur.graph.trace import INCIDENTAL, Node, Ref, canonical
 from secateur.inputs import Inputs, evaluating, named_tensors, run
 from secateur.plan import Plan
+from secateur.scoped import scoped
 
-__all__ = ["TOLERANCE", "Outputs", "difference", "in_double", "masked_outputs", "outputs"]
+__all__ = ["TOLERANCE", "Outputs", "difference", "masked_outputs", "outputs"]
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 5e-2}
 
@@ -33,37 +32,49 @@ QUOTIENTS = {"aten::div", "aten::_weight_norm_interface", "aten::mul"}
 Outputs = dict[str, Tensor]
 
 
-def outputs(model: nn.Module, inputs: Inputs) -> Outputs:
-    """Every tensor that the model returns in eval mode."""
-    inputs = inputs.fresh()
-    with evaluating(model):
+def outputs(
+    model: nn.Module, inputs: Inputs, graph: Graph, precision: torch.dtype | None = None
+) -> Outputs:
+    """Every tensor that the model returns in eval mode.
+
+    Parameters
+    ----------
+    precision : torch.dtype, optional
+        What to calculate in, default the model's own; weights follow one layer at a time.
+    """
+    inputs = _converted(inputs, precision)
+
+    def transform(name: str, data: Tensor) -> Tensor:
+        return _in_precision(data, precision)
+
+    with evaluating(model), scoped(model, graph.trace, transform):
         return {name: tensor.clone() for name, tensor in named_tensors(run(model, inputs))}
 
 
 def masked_outputs(
-    model: nn.Module, inputs: Inputs, graph: Graph, plan: Plan, removed: np.ndarray
+    model: nn.Module,
+    inputs: Inputs,
+    graph: Graph,
+    plan: Plan,
+    removed: np.ndarray,
+    precision: torch.dtype | None = None,
 ) -> Outputs:
     """What the dense model returns with the removed indices masked; the model is put back."""
-    inputs = inputs.fresh()
-    state = named_state(model)
-    saved = {}
-    try:
-        for name, dims in plan.removed.items():
-            if name not in graph.parameters:
-                continue
-            tensor = state[name]
-            saved[name] = tensor.data
-            masked = tensor.data.clone()
+    inputs = _converted(inputs, precision)
+
+    def transform(name: str, data: Tensor) -> Tensor:
+        dims = plan.removed.get(name) if name in graph.parameters else None
+        values = _in_precision(data, precision)
+        if dims:
+            values = values.clone() if values is data else values
             for dim, indices in dims.items():
-                masked.index_fill_(dim, torch.tensor(indices, device=masked.device), 0)
-            tensor.data = masked
-        with evaluating(model):
-            with _LeaveOut(graph, removed):
-                result = run(model, inputs)
-            return {name: tensor.clone() for name, tensor in named_tensors(result)}
-    finally:
-        for name, data in saved.items():
-            state[name].data = data
+                values.index_fill_(dim, torch.tensor(indices, device=values.device), 0)
+        return values
+
+    with evaluating(model), scoped(model, graph.trace, transform):
+        with _LeaveOut(graph, removed):
+            result = plan.narrow_outputs(run(model, inputs))
+        return {name: tensor.clone() for name, tensor in named_tensors(result)}
 
 
 class _LeaveOut(TorchDispatchMode):
@@ -242,32 +253,12 @@ def difference(smaller: Outputs, masked: Outputs) -> tuple[float, float]:
     return largest, relative
 
 
-@contextlib.contextmanager
-def in_double(model: nn.Module, inputs: Inputs) -> Iterator[Inputs]:
-    """Run the model in double precision inside; everything is put back bit for bit."""
-    saved = []
-    try:
-        for tensor in named_state(model).values():
-            if tensor.is_floating_point():
-                gradient = tensor.grad if tensor.is_leaf else None
-                saved.append((tensor, tensor.data, gradient))
-                if gradient is not None:
-                    tensor.grad = None
-                tensor.data = tensor.data.double()
-        yield Inputs(tuple(map(_double, inputs.args)),
-                     {key: _double(value) for key, value in inputs.kwargs.items()})  # fmt: skip
-    finally:
-        for tensor, data, gradient in saved:
-            tensor.data = data
-            if gradient is not None:
-                tensor.grad = gradient
+def _in_precision(data: Tensor, precision: torch.dtype | None) -> Tensor:
+    if precision is None or not data.is_floating_point():
+        return data
+    return data.to(precision)
 
 
-def _double(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.double() if value.is_floating_point() else value
-    if isinstance(value, (list, tuple)):
-        return type(value)(_double(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _double(item) for key, item in value.items()}
-    return value
+def _converted(inputs: Inputs, precision: torch.dtype | None) -> Inputs:
+    """A copy of the inputs for one pass, in the precision of the calculation."""
+    return inputs.fresh().replaced(lambda name, tensor: _in_precision(tensor, precision))

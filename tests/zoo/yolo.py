@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .registry import image, net
+from .registry import Removed, image, net
 from .vision import conv_bn
 
 
@@ -76,6 +76,13 @@ class Detect(nn.Module):
         return torch.cat((box, cls.sigmoid()), 1)
 
 
+def _without_bins(model: nn.Module, removed: Removed) -> None:
+    """A bin that is gone has no share in the softmax over bins."""
+    for name, dims in removed.items():
+        if name.startswith("detect.box.") and name.endswith(".1.bias") and name.count(".") == 4:
+            model.get_parameter(name).data[dims[0]] = -1e4
+
+
 @net(
     image(3, 32, 24),
     "stem.0.weight",
@@ -84,6 +91,7 @@ class Detect(nn.Module):
     "sppf.cv2.0.weight",
     "neck.cv2.0.weight",
     "detect.box.0.0.0.weight",
+    masked=_without_bins,
 )
 class Yolo(nn.Module):
     """Backbone, SPPF, a neck of C2f, and a decoupled head over two scales."""

@@ -75,6 +75,12 @@ def prune(
     ] = None,
     round_to: Annotated[int, typer.Option(min=1, help="Sizes are multiples of this.")] = 1,
     min_keep: Annotated[int, typer.Option(min=1, help="Units that every layer keeps.")] = 1,
+    prune_inputs: Annotated[
+        bool, typer.Option("--prune-inputs", help="Input channels may go as well.")
+    ] = False,
+    prune_outputs: Annotated[
+        bool, typer.Option("--prune-outputs", help="Outputs (classes) may go as well.")
+    ] = False,
     data: Annotated[
         str | None,
         typer.Option(help="For criteria that need gradients: digits or package.module:callable."),
@@ -126,6 +132,8 @@ def prune(
                 ignore=ignore or (),
                 round_to=round_to,
                 min_keep=min_keep,
+                prune_inputs=prune_inputs,
+                prune_outputs=prune_outputs,
                 data=batches,
                 seed=seed,
                 verify=verify,

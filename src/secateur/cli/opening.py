@@ -43,6 +43,7 @@ def open_model(
 
     from secateur.models import load_model
     from secateur.models.weights import load_weights
+    from secateur.plan import history
 
     loaded = load_model(spec, pretrained=pretrained, input_shapes=shapes, seed=seed)
     if loaded.example_inputs is None:
@@ -52,4 +53,7 @@ def open_model(
         )
     if weights is not None:
         load_weights(loaded.model, weights)
-    return loaded.model, loaded.example_inputs, loaded.random and weights is None
+    inputs = loaded.example_inputs
+    for plan in history(loaded.model):
+        inputs = plan.narrow_inputs(inputs)
+    return loaded.model, inputs, loaded.random and weights is None

@@ -135,8 +135,9 @@ def couple(ledger: Ledger, members: list[tuple[str, int, str, Ids]]) -> Coupling
         for cell in cells:
             for label in cell.classes.tolist():
                 by_class[label] = reason
-    position_of = {int(c): int(r) for c, r in enumerate(reason_of) if r >= 0 and touched[c]}
-    reasons = {c: ledger.protected[r][1] for c, r in position_of.items()}
+    fixed = np.flatnonzero((reason_of >= 0) & touched)
+    positions = zip(fixed.tolist(), reason_of[fixed].tolist(), strict=True)
+    reasons = {label: ledger.protected[position][1] for label, position in positions}
     reasons.update(by_class)
     _assign_members([*named, *unbalanced], built, count)
     named.sort(key=lambda group: int(group.classes.min()))

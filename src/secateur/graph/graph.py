@@ -41,6 +41,8 @@ class Graph:
         split_choice: dict[int, int] | None = None,
         extra: list[Constraint] | None = None,
         ignore: dict[str, str] | None = None,
+        open_inputs: bool = False,
+        open_outputs: bool = False,
     ) -> None:
         self.trace = recorded
         self.parameters = {name for name, _ in model.named_parameters()}
@@ -50,7 +52,9 @@ class Graph:
         constraints = [*known_constraints(model, recorded), *(extra or [])]
         # A split none of whose inner parts can shrink may still lose whole rows.
         for _ in range(4):
-            self.propagation = Propagation(recorded, choice).run()
+            self.propagation = Propagation(
+                recorded, choice, open_inputs=open_inputs, open_outputs=open_outputs
+            ).run()
             for constraint in constraints:
                 constraint(self.propagation)
             self._ignored()
@@ -60,6 +64,49 @@ class Graph:
                 break
             choice.update(outward)
         self.split_choice = choice
+        if open_inputs:
+            self._close(self._places("input"), "consumer", "it is an input that no weight reads")
+        if open_outputs:
+            self._close(self._places("output"), "producer", "it is an output that no weight makes")
+
+    def boundary(self, side: str) -> list[tuple[str, int, Ids]]:
+        """Every dimension of the model's inputs or outputs that may change, with its classes.
+
+        Parameters
+        ----------
+        side : {"input", "output"}
+
+        Returns
+        -------
+        list of (name, dim, classes)
+        """
+        return [
+            (name, dim, self.coupling.labels[lane.ids])
+            for name, index in self._places(side)
+            for dim, lane in enumerate(self.propagation.layout(index))
+            if lane is not None and lane.ids is not None and not lane.rows
+        ]
+
+    def _places(self, side: str) -> list[tuple[str, int]]:
+        if side == "output":
+            return self.trace.outputs
+        values = enumerate(self.trace.values)
+        return [(value.name, index) for index, value in values if value.kind == "input"]
+
+    def _close(self, places: list[tuple[str, int]], role: str, reason: str) -> None:
+        """Leave alone what only seems to be features: positions, say, that a parameter adds to."""
+        met = np.zeros(self.n_classes, dtype=bool)
+        for _, index in places:
+            for lane in self.propagation.layout(index):
+                if lane is not None and lane.ids is not None:
+                    met[self.coupling.labels[lane.ids]] = True
+        stay = []
+        for group in self.groups:
+            if met[group.classes].any() and all(member.role != role for member in group.members):
+                self.coupling.reasons.update(dict.fromkeys(group.classes.tolist(), reason))
+            else:
+                stay.append(group)
+        self.coupling.groups[:] = stay
 
     def _ignored(self) -> None:
         p = self.propagation
@@ -122,12 +169,15 @@ class Graph:
     def protected(self) -> list[tuple[str, str]]:
         """Weights whose output dimension cannot change at all, and the first reason."""
         listed = []
-        frozen = self.coupling.reasons
+        reasons = self.coupling.reasons
+        frozen = np.zeros(self.n_classes, dtype=bool)
+        frozen[list(reasons)] = True
         for member in self.members:
             if member.name in self.parameters and member.role != "consumer":
-                reasons = [frozen.get(label) for label in member.classes.tolist()]
-                if reasons and all(reasons) and (member.role == "producer" or len(reasons) > 1):
-                    listed.append((member.name, str(reasons[0])))
+                classes = member.classes
+                counts = len(classes) and (member.role == "producer" or len(classes) > 1)
+                if counts and frozen[classes].all():
+                    listed.append((member.name, reasons[int(classes[0])]))
         seen = {member.name for member in self.members}
         for value in self.trace.values:
             unused = value.kind == "state" and value.name not in seen

@@ -66,10 +66,20 @@ class Propagation:
         For a node that splits a dimension, how many steps outward from the innermost varying
         part the prunable part lies: 0 prunes inside every row (narrower heads), 1 prunes whole
         rows (fewer heads). Others follow the rule's default.
+    open_inputs, open_outputs : bool, default False
+        Whether dimensions of the model's inputs and outputs may change.
     """
 
-    def __init__(self, trace: Trace, split_choice: dict[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        split_choice: dict[int, int] | None = None,
+        *,
+        open_inputs: bool = False,
+        open_outputs: bool = False,
+    ) -> None:
         self.trace = trace
+        self.open_outputs = open_outputs
         self.split_choice = split_choice or {}
         self.ledger = Ledger()
         self.layouts: list[Layout | None] = [None] * len(trace.values)
@@ -87,6 +97,8 @@ class Propagation:
             if value.kind == "state":
                 self.layouts[index] = [Lane(size) if size > 1 else None for size in value.shape]
                 self.roots[index] = index
+            elif value.kind == "input" and open_inputs and value.dtype.is_floating_point:
+                self.layouts[index] = self._open(value.shape)
 
     def run(self) -> Propagation:
         for node in (*self.trace.nodes, *self.trace.training_only):
@@ -95,9 +107,19 @@ class Propagation:
         self._node = None
         for name, index in self.trace.outputs:
             for lane in self.layout(index):
-                if lane is not None and lane.ids is not None:
+                # Rows that lose other indices each cannot be told apart from outside.
+                closed = not self.open_outputs or (lane is not None and lane.rows)
+                if lane is not None and lane.ids is not None and closed:
                     self.ledger.protect(lane, f"it reaches the model's {name}")
         return self
+
+    def _open(self, shape: tuple[int, ...]) -> Layout:
+        """Lanes for an input: every dimension but the batch may turn out to be features."""
+        first = 1 if len(shape) > 1 else 0
+        return [
+            Lane(size, self.ledger.fresh(size)) if dim >= first and size > 1 else None
+            for dim, size in enumerate(shape)
+        ]
 
     def _step(self, node: Node) -> None:
         function = RULES.get(node.op)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.errors import InputError
+from secateur.graph.hollow import Hollow, ValuesNeeded
 from secateur.inputs import Inputs, evaluating, named_tensors, run
 
 __all__ = [
@@ -67,7 +69,7 @@ class Value:
         ``"state"`` (a parameter, buffer or tensor attribute of a module), ``"input"``,
         ``"constant"`` (made outside of every recorded operation) or ``"result"``.
     name : str
-        For state, its dotted name in the model.
+        For state, its dotted name in the model; for inputs, ``args.0`` or ``kwargs.mask``.
     data : torch.Tensor or None
         Kept for integer and boolean tensors, which may be indices.
     """
@@ -135,6 +137,9 @@ class Trace:
     training_only : list of Node
         The operations of a pass in training mode, recorded where inference leaves parameters
         unused (an auxiliary head): what they read shrinks too.
+    hollow : bool
+        Whether products and convolutions were left out, since no value of theirs decides
+        anything.
     """
 
     values: list[Value]
@@ -142,6 +147,7 @@ class Trace:
     outputs: list[tuple[str, int]]
     module_inputs: dict[str, list[int]]
     training_only: list[Node] = dataclasses.field(default_factory=list)
+    hollow: bool = False
 
     def essential(self) -> list[Node]:
         """The operations of inference, without the incidental ones."""
@@ -171,6 +177,8 @@ class Recorder(TorchDispatchMode):
     inputs : Inputs
     on_node : callable, optional
         Called after each recorded operation with the node and its raw outputs.
+    hollow : Hollow, optional
+        Stands in for expensive operations.
     """
 
     def __init__(
@@ -178,8 +186,10 @@ class Recorder(TorchDispatchMode):
         model: nn.Module,
         inputs: Inputs,
         on_node: Callable[[Node, Any], None] | None = None,
+        hollow: Hollow | None = None,
     ) -> None:
         super().__init__()
+        self.hollow = hollow
         self.values: list[Value] = []
         self.nodes: list[Node] = []
         self.module_inputs: dict[str, list[int]] = {}
@@ -190,7 +200,7 @@ class Recorder(TorchDispatchMode):
         self._schema: dict[Any, tuple[str, bool]] = {}
         for name, tensor in named_state(model).items():
             self._define(tensor, "state", name)
-        for name, tensor in named_tensors([inputs.args, inputs.kwargs], "input"):
+        for name, tensor in inputs.tensors():
             if id(tensor) not in self._known:
                 self._define(tensor, "input", name)
 
@@ -205,7 +215,8 @@ class Recorder(TorchDispatchMode):
 
     def _define(self, tensor: Tensor, kind: str, name: str = "") -> int:
         index = len(self.values)
-        data = tensor if not tensor.dtype.is_floating_point and kind != "input" else None
+        numbers = tensor.dtype.is_floating_point or tensor.dtype.is_complex
+        data = None if numbers or kind == "input" else tensor
         self.values.append(Value(tuple(tensor.shape), tensor.dtype, kind, name, data))
         key = id(tensor)
         known = self._known
@@ -263,8 +274,15 @@ class Recorder(TorchDispatchMode):
         return result
 
     def execute(self, node: Node, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one operation; subclasses check or replace it here."""
-        return func(*args, **kwargs)
+        """Run one operation; subclasses check it here."""
+        if self.hollow is None:
+            return func(*args, **kwargs)
+        result = self.hollow.result(node.op, args)
+        if result is not None:
+            return result
+        result = func(*args, **kwargs)
+        self.hollow.follow(node.op, args, kwargs, result)
+        return result
 
     def _output(self, tensor: Tensor) -> int:
         entry = self._known.get(id(tensor))
@@ -309,13 +327,22 @@ def _forget(known: dict[int, tuple[Any, int]], key: int, index: int, gone: objec
 def record(model: nn.Module, inputs: Inputs) -> Trace:
     """Run the model once in eval mode without gradients and record what it executes.
 
+    Products and convolutions are left out, unless the model's code turns out to look at values.
+
     Raises
     ------
     InputError
         When the model rejects the inputs.
     """
+    try:
+        return _record(model, inputs, Hollow())
+    except (ValuesNeeded, InputError):
+        return _record(model, inputs, None)
+
+
+def _record(model: nn.Module, inputs: Inputs, hollow: Hollow | None) -> Trace:
     inputs = inputs.fresh()
-    recorder = Recorder(model, inputs)
+    recorder = Recorder(model, inputs, hollow=hollow)
     with evaluating(model):
         with recorder.watching():
             output = run(model, inputs)
@@ -324,7 +351,12 @@ def record(model: nn.Module, inputs: Inputs) -> Trace:
     if _unused(model, recorder, nodes):
         outputs += _record_training(model, inputs, recorder)
     return Trace(
-        recorder.values, nodes, outputs, recorder.module_inputs, recorder.nodes[len(nodes) :]
+        recorder.values,
+        nodes,
+        outputs,
+        recorder.module_inputs,
+        recorder.nodes[len(nodes) :],
+        hollow is not None,
     )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
@@ -15,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.errors import InputError
 from secateur.inputs import ExampleInputs, as_inputs, evaluating, run
+from secateur.profiling.census import census
 from secateur.profiling.latency import Timing, compare
 from secateur.profiling.macs import COUNTED, node_macs
 
@@ -220,14 +220,23 @@ def profile_state(
     *,
     latency: Timing | None = None,
     uncounted: tuple[str, ...] = (),
+    nonzero: dict[str, int] | None = None,
 ) -> Profile:
-    """Complete MACs that were counted per module path with what the model holds."""
-    parameters = list(model.parameters())
+    """Complete MACs that were counted per module path with what the model holds.
+
+    Parameters
+    ----------
+    nonzero : dict, optional
+        Non-zero entries of parameters that were counted already.
+    """
+    known = nonzero or {}
+    named = dict(model.named_parameters())
+    parameters = list(named.values())
     tensors = [*parameters, *model.buffers()]
     return Profile(
         macs=sum(macs.values()),
         params=sum(parameter.numel() for parameter in parameters),
-        nonzero=sum(_nonzero(parameter) for parameter in parameters),
+        nonzero=sum(known[n] if n in known else census(p)[0] for n, p in named.items()),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         latency_ms=None if latency is None else latency.median_ms,
         latency=latency,
@@ -323,18 +332,6 @@ def _layers(model: nn.Module, macs: dict[str, int]) -> dict[str, LayerProfile]:
         if params or macs.get(name):
             layers[name] = LayerProfile(name, type(module).__name__, macs.get(name, 0), params)
     return layers
-
-
-def _nonzero(parameter: Tensor) -> int:
-    if parameter.is_meta:
-        return parameter.numel()
-    values = parameter.detach()
-    plain = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(values.element_size())
-    if values.device.type != "cpu" or not values.is_floating_point() or plain is None:
-        return int(torch.count_nonzero(values))
-    # As integers NumPy counts several times faster; minus zero is the smallest of them.
-    bits = values.view(plain).numpy()
-    return int(np.count_nonzero(bits) - np.count_nonzero(bits == np.iinfo(bits.dtype).min))
 
 
 def _short(number: int, unit: str = "") -> str:

@@ -11,8 +11,16 @@ from secateur.profiling.profile import Profile, profile_state
 __all__ = ["profile_recorded"]
 
 
-def profile_recorded(model: nn.Module, recorded: Trace) -> Profile:
-    """What the recorded operations cost, and what the model holds now."""
+def profile_recorded(
+    model: nn.Module, recorded: Trace, nonzero: dict[str, int] | None = None
+) -> Profile:
+    """What the recorded operations cost, and what the model holds now.
+
+    Parameters
+    ----------
+    nonzero : dict, optional
+        Non-zero entries of parameters that were counted already.
+    """
     macs: dict[str, int] = {}
     for node in recorded.nodes:
         if node.op in COUNTED:
@@ -23,4 +31,4 @@ def profile_recorded(model: nn.Module, recorded: Trace) -> Profile:
             results = [recorded.values[index].shape for index in node.outputs]
             counted = node_macs(node.op, inputs, results, node.args)
             macs[node.module] = macs.get(node.module, 0) + counted
-    return profile_state(model, macs)
+    return profile_state(model, macs, nonzero=nonzero)

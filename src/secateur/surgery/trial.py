@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.graph.graph import Graph
+from secateur.graph.hollow import Hollow
 from secateur.graph.trace import INCIDENTAL, Node, Recorder, Trace, canonical, named_state
 from secateur.inputs import Inputs, evaluating
 from secateur.surgery.expected import ExpectedSizes
@@ -114,7 +115,9 @@ class _Runner(Recorder):
     """Compares what runs with the recorded operations, one by one."""
 
     def __init__(self, model: nn.Module, inputs: Inputs, sizes: ExpectedSizes) -> None:
-        super().__init__(model, inputs)
+        # Values decide nothing here that they did not decide when the model was recorded.
+        hollow = Hollow(trusting=True) if sizes.graph.trace.hollow else None
+        super().__init__(model, inputs, hollow=hollow)
         self.sizes = sizes
         self.dense = sizes.graph.trace.essential()
         self.position = 0
@@ -123,14 +126,14 @@ class _Runner(Recorder):
 
     def execute(self, node: Node, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.op in INCIDENTAL or not self.followed:
-            return func(*args, **kwargs)
+            return super().execute(node, func, args, kwargs)
         at = self.position
         if at >= len(self.dense) or canonical(self.dense[at].op) != canonical(node.op):
             self.followed = False
-            return func(*args, **kwargs)
+            return super().execute(node, func, args, kwargs)
         dense = self.dense[at]
         try:
-            result = func(*args, **kwargs)
+            result = super().execute(node, func, args, kwargs)
         except Exception as error:
             raise _Stop(at, _first_line(error), called=sizes_in(node.args)) from error
         flat = result if isinstance(result, (tuple, list)) else (result,)

@@ -1,0 +1,144 @@
+"""What the user asked for: checked, and resolved to objects."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from secateur.allocation import Allocation, as_allocation
+from secateur.criteria import Criterion, as_criterion
+from secateur.errors import InputError, UnknownNameError, suggestion
+from secateur.granularity import GRANULARITIES, Granularity
+from secateur.graph.trace import named_state
+from secateur.profiling.census import census
+from secateur.selection import check_budget
+
+__all__ = ["Request", "check_model", "resolve"]
+
+
+@dataclasses.dataclass
+class Request:
+    """What the user asked for, resolved."""
+
+    granularity: Granularity
+    criterion: Criterion
+    allocation: Allocation
+    budget: dict[str, float]
+    ignore: dict[str, str]
+    round_to: int
+    min_keep: int
+    data: Iterable[Any] | None
+    loss: Callable[..., Any] | None
+    seed: int
+    settings: dict[str, Any]
+    base: dict[str, int] | None = None
+    prune_inputs: bool = False
+    prune_outputs: bool = False
+
+
+def resolve(
+    model: nn.Module,
+    *,
+    granularity: str | Granularity,
+    criterion: Any,
+    allocation: str | Allocation,
+    budget: dict[str, float],
+    ignore: Sequence[str | nn.Module],
+    round_to: int,
+    min_keep: int,
+    seed: int,
+    prune_inputs: bool,
+    prune_outputs: bool,
+    **given: Any,
+) -> Request:
+    """Check the arguments of :func:`secateur.prune`, and look up what they name.
+
+    Raises
+    ------
+    InputError, UnknownNameError, BudgetError
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    for name, value in (("round_to", round_to), ("min_keep", min_keep)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
+    row = GRANULARITIES[granularity] if isinstance(granularity, str) else granularity
+    scorer, allocator = as_criterion(criterion), as_allocation(allocation)
+    checked = check_budget(budget)
+    ignored = _ignored(model, ignore)
+    plain: dict[str, Any] = {
+        "round_to": round_to,
+        "min_keep": min_keep,
+        "seed": seed,
+        "prune_inputs": prune_inputs,
+        "prune_outputs": prune_outputs,
+    }
+    settings = {
+        "granularity": row.name,
+        "criterion": scorer.spec,
+        "allocation": allocator.spec,
+        "budget": checked,
+        "ignore": sorted({name.rpartition(".")[0] for name in ignored}),
+        **plain,
+    }
+    return Request(
+        granularity=row,
+        criterion=scorer,
+        allocation=allocator,
+        budget=checked,
+        ignore=ignored,
+        settings=settings,
+        **plain,
+        **given,
+    )
+
+
+def _ignored(model: nn.Module, ignore: Sequence[str | nn.Module]) -> dict[str, str]:
+    """Names of the tensors of ignored modules, each with its reason."""
+    if isinstance(ignore, (str, nn.Module)):
+        ignore = [ignore]
+    modules = dict(model.named_modules())
+    paths = {id(module): path for path, module in modules.items()}
+    names = {id(tensor): name for name, tensor in named_state(model).items()}
+    chosen: dict[str, str] = {}
+    for entry in ignore:
+        if isinstance(entry, nn.Module):
+            if id(entry) not in paths:
+                raise UnknownNameError(
+                    f"ignore names a {type(entry).__name__} that is not part of the model"
+                )
+            matched = [paths[id(entry)]]
+        else:
+            matched = [path for path in modules if path and fnmatch.fnmatch(path, entry)]
+            if not matched:
+                raise UnknownNameError(
+                    f"ignore={entry!r} matches no module{suggestion(entry, filter(None, modules))}"
+                )
+        for path in matched:
+            for tensor in (*modules[path].parameters(), *modules[path].buffers()):
+                chosen[names[id(tensor)]] = f"ignored by ignore={path!r}"
+    return chosen
+
+
+def check_model(model: nn.Module) -> dict[str, int]:
+    """Whether the model can be pruned at all; how many entries of each parameter are not zero."""
+    devices = {tensor.device for tensor in model.parameters()}
+    if len(devices) > 1:
+        listed = ", ".join(sorted(map(str, devices)))
+        raise InputError(
+            f"the model's parameters lie on several devices ({listed}); move it to one first"
+        )
+    nonzero = {}
+    for name, tensor in model.named_parameters():
+        if nn.parameter.is_lazy(tensor):
+            raise InputError(
+                f"parameter {name!r} is not initialised yet; run the model once on real inputs"
+            )
+        nonzero[name], finite = census(tensor)
+        if not finite:
+            raise InputError(f"{name!r} contains NaN or infinity; repair the model first")
+    return nonzero
