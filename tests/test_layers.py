@@ -16,10 +16,11 @@ errors
 registry inputs locate files
 specs container progress
 graph plan data
-profiling surgery
+profiling surgery scoped
 criteria allocation granularity
 costs verify persist export
 selection recover models
+request
 decide
 prune
 pruner report

@@ -21,7 +21,7 @@ def check_inputs(values: tuple[Any, ...], names: tuple[str, ...], expected: Any)
     values, names
         The inputs of this call.
     expected : sequence
-        For each the shape of a tensor, with None for any size, or the value that it must have.
+        For each the shape of a tensor, a list with None for any size, or the value it must have.
 
     Raises
     ------
@@ -30,14 +30,14 @@ def check_inputs(values: tuple[Any, ...], names: tuple[str, ...], expected: Any)
     Examples
     --------
     >>> import torch
-    >>> check_inputs((torch.zeros(5, 3), True), ("x", "fast"), ((None, 3), True))
-    >>> check_inputs((torch.zeros(5, 4),), ("x",), ((None, 3),))
+    >>> check_inputs((torch.zeros(5, 3), True), ("x", "fast"), ([None, 3], True))
+    >>> check_inputs((torch.zeros(5, 4),), ("x",), ([None, 3],))
     Traceback (most recent call last):
         ...
     secateur.errors.InputError: the graph was captured for 'x' of [any, 3], not of [5, 4]; ...
     """
     for value, name, wanted in zip(values, names, expected, strict=True):
-        if isinstance(wanted, tuple):
+        if isinstance(wanted, list):
             fits = isinstance(value, Tensor) and _fits(value.shape, wanted)
         else:
             fits = not isinstance(value, Tensor) and value == wanted
@@ -48,15 +48,15 @@ def check_inputs(values: tuple[Any, ...], names: tuple[str, ...], expected: Any)
             )
 
 
-def _fits(shape: Any, wanted: tuple[int | None, ...]) -> bool:
+def _fits(shape: Any, wanted: list[int | None]) -> bool:
     return len(shape) == len(wanted) and all(
         size is None or found == size for found, size in zip(shape, wanted, strict=True)
     )
 
 
 def _said(value: Any) -> str:
-    shape = value.shape if isinstance(value, Tensor) else value
-    if not isinstance(shape, tuple):
+    shape = list(value.shape) if isinstance(value, Tensor) else value
+    if not isinstance(shape, list):
         return f"= {value!r}"
     return f"of [{', '.join('any' if size is None else str(size) for size in shape)}]"
 

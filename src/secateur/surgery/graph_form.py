@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from secateur.errors import InputError, PlanError
 from secateur.inputs import ExampleInputs, Inputs, as_inputs, evaluating, run
 from secateur.plan import Plan
-from secateur.surgery.capture import attempts, capture, expected_inputs
+from secateur.surgery.capture import Expected, attempts, capture, expected_inputs
 from secateur.surgery.lift import PREFIX, lift
 
 __all__ = ["PREFIX", "GraphForm", "check_form", "to_graph"]
@@ -38,6 +38,8 @@ class GraphForm(fx.GraphModule):
     Its submodules hold the parameters and modes under the model's names. They are not called.
     """
 
+    captured_for: Expected
+
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphForm:
         # GraphModule copies what its graph refers to, and no more.
         with warnings.catch_warnings():
@@ -50,12 +52,10 @@ class GraphForm(fx.GraphModule):
 
     def fingerprint(self) -> str:
         """What tells this graph from another: its operations and inputs, not its sizes."""
-        lines = []
+        lines = [str(self.captured_for)]
         for node in self.graph.nodes:
             called = getattr(node.target, "__name__", None) or str(node.target)
             lines.append(f"{node.op} {node.name} {called}")
-            if called == "check_inputs":
-                lines.append(str(node.args[1:]))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -126,8 +126,10 @@ def _form(
     with evaluating(model):
         exported = capture(model, given, free)
     source = exported.module()
-    lift(model, source, expected_inputs(exported))
+    expected = expected_inputs(exported)
+    lift(model, source, expected)
     form = GraphForm(source, source.graph, type(model).__name__)
+    form.captured_for = expected
     _tie(model, form)
     _describe(model, form)
     if not _same(wanted, _outputs(form, inputs)):

@@ -13,6 +13,7 @@ from secateur.graph.graph import Graph
 from secateur.graph.trace import Recorder
 from secateur.inputs import Inputs, evaluating
 from secateur.surgery.expected import ExpectedSizes
+from secateur.surgery.graph_calls import check_inputs
 from secateur.surgery.graph_form import GraphForm
 from secateur.surgery.lift import PREFIX, named, operation
 
@@ -68,6 +69,11 @@ def sizes_of_nodes(
     for node in form.graph.nodes:
         if node.op != "call_function":
             continue
+        if node.target is check_inputs:
+            key = str(node.args[2].target)  # type: ignore[union-attr]
+            inputs = rule.inputs(node.args[0], getattr(form, key))
+            if inputs != getattr(form, key):
+                found[key] = inputs
         for argument, value in named(node).items():
             listed = isinstance(value, (list, tuple))
             for at, entry in enumerate(value if listed else [value]):
@@ -108,6 +114,16 @@ class _Rule:
         if op in SPLITS:
             return self._parts(held, after)
         return self._result(size, op, before, after)
+
+    def inputs(self, taken: Any, held: list[Any]) -> list[Any]:
+        """What the graph asks of its inputs, where the plan reaches them."""
+        new = []
+        for node, entry in zip(taken, held, strict=True):
+            if isinstance(entry, list):
+                shape = self.sizes.shape(self.made[node.name])
+                entry = [old and size for old, size in zip(entry, shape, strict=True)]
+            new.append(entry)
+        return new
 
     def _trailing(self, size: _Size, before: int) -> Any:
         """The dimensions that a norm is taken over, which are the last of what it reads."""

@@ -64,16 +64,20 @@ def lift(model: nn.Module, source: fx.GraphModule, expected: Expected) -> None:
         if node.op == "call_function":
             _lift_mode(model, source, node)
             _lift_sizes(source, node)
-    _check_at_entry(graph, expected)
+    _check_at_entry(source, expected)
 
 
-def _check_at_entry(graph: fx.Graph, expected: Expected) -> None:
+def _check_at_entry(source: fx.GraphModule, expected: Expected) -> None:
+    graph = source.graph
     taken = [node for node in graph.nodes if node.op == "placeholder" and node.name in expected]
     if taken:
         names = tuple(node.name for node in taken)
         last = [node for node in graph.nodes if node.op == "placeholder"][-1]
-        with graph.inserting_after(last):
-            wanted = tuple(expected[name] for name in names)
+        held = [expected[name] for name in names]
+        lists = [list(entry) if isinstance(entry, tuple) else entry for entry in held]
+        setattr(source, f"{PREFIX}inputs", lists)
+        with graph.inserting_before(last.next):
+            wanted = graph.create_node("get_attr", f"{PREFIX}inputs")
             graph.call_function(check_inputs, (tuple(taken), names, wanted))
 
 
