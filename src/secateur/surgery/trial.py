@@ -317,6 +317,7 @@ class _Follower:
         output, stop = again()
         while stop is not None:
             advanced = self._advance(path, module, stop, again)
+            advanced = advanced or self._advance_part(path, module, stop, again)
             if advanced is None:
                 self.where = self.where or path
                 raise stop
@@ -346,6 +347,19 @@ class _Follower:
                     self.held.pop((path, key), None)
                 else:
                     self.held[path, key] = held
+        return None
+
+    def _advance_part(
+        self, path: str, module: nn.Module, stop: _Stop, again: Callable[[], Any]
+    ) -> tuple[Any, _Stop | None] | None:
+        """The same with a part's attribute, where a method of the part ran and not its forward."""
+        dense = self.runner.dense
+        if stop.position >= len(dense) or dense[stop.position].module != path:
+            return None
+        for name, part in module.named_children():
+            advanced = self._advance(f"{path}.{name}" if path else name, part, stop, again)
+            if advanced is not None:
+                return advanced
         return None
 
     def _candidates(
