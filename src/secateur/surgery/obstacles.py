@@ -10,8 +10,9 @@ from torch import nn
 from secateur.graph.constraints import Constraint, Fix, SameSize
 from secateur.graph.graph import Graph
 from secateur.graph.trace import INCIDENTAL, Node
+from secateur.surgery.attempt import Obstacle
+from secateur.surgery.compare import sizes_in
 from secateur.surgery.expected import ExpectedSizes
-from secateur.surgery.trial import Obstacle, sizes_in
 
 __all__ = ["Amendments", "amend", "fix_parting"]
 
