@@ -19,6 +19,12 @@ from secateur.graph.trace import Trace, record
 from secateur.inputs import as_inputs
 from zoo import ZOO, Entry
 
+INDEXING = {
+    f"aten::{name}"
+    for name in "index index_select gather scatter scatter_add embedding take index_add "
+    "index_put masked_select masked_scatter nonzero repeat_interleave".split()
+}
+
 trace_module = importlib.import_module("secateur.graph.trace")
 
 
@@ -44,9 +50,12 @@ def test_same_operations_and_indices(entry: Entry) -> None:
     assert [name for name, _ in quick.outputs] == [name for name, _ in full.outputs]
     for a, b in zip(quick.values, full.values, strict=True):
         assert (a.kind, a.shape, a.dtype) == (b.kind, b.shape, b.dtype)
-        # Integers may be indices, so they have to be the real ones.
-        if a.data is not None and b.data is not None:
-            assert torch.equal(a.data, b.data)
+    # Integers that an operation takes for indices have to be the real ones.
+    for node in quick.nodes:
+        for index in node.inputs if node.op in INDEXING else ():
+            a, b = quick.values[index].data, full.values[index].data
+            if a is not None and b is not None:
+                assert torch.equal(a, b)
 
 
 class Counting(TorchDispatchMode):
@@ -125,16 +134,21 @@ def test_memory_that_is_used_again_counts_as_real() -> None:
     a, b = torch.ones(64, 64), torch.ones(64, 64)
     stand_in = watcher.result("aten::mm", (a, b))
     assert stand_in is not None
+    positive = stand_in.t()[3:] > 0
+    watcher.follow("aten::gt", (stand_in.t()[3:], 0), {}, positive)
+    watcher.follow("aten::where", (positive, a[3:], b[3:]), {}, a[3:] + 1)
     with pytest.raises(ValuesNeeded):
-        watcher.follow("aten::gt", (stand_in.t()[3:], 0), {}, stand_in.t()[3:] > 0)
+        watcher.follow("aten::index", (a, [positive[0]]), {}, a)
+    with pytest.raises(ValuesNeeded):
+        watcher.follow("aten::_local_scalar_dense", (stand_in[0, 0],), {}, 1.0)
     memory = np.ones((4, 4), dtype=np.float32)
     made = torch.from_numpy(memory)
     watcher.follow("aten::add", (stand_in, 1), {}, made)
     other = torch.from_numpy(memory)
     with pytest.raises(ValuesNeeded):
-        watcher.follow("aten::gt", (other, 0), {}, other > 0)
+        watcher.follow("aten::_local_scalar_dense", (other[0, 0],), {}, 1.0)
     del made
-    watcher.follow("aten::gt", (other, 0), {}, other > 0)
+    watcher.follow("aten::_local_scalar_dense", (other[0, 0],), {}, 1.0)
 
 
 def test_operands_that_do_not_fit_fail_as_they_always_do() -> None:

@@ -23,13 +23,14 @@ from secateur.plan import Plan, Rescale
 from secateur.request import Request
 from secateur.selection import Selection, select
 from secateur.surgery.apply import cut, renumber
+from secateur.surgery.attempt import Attempt, ScaleChange
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.fold import fold
 from secateur.surgery.graph_form import GraphForm
 from secateur.surgery.graph_sizes import record_graph, sizes_of_nodes
 from secateur.surgery.obstacles import Amendments, amend
 from secateur.surgery.sizes import sizes_of
-from secateur.surgery.trial import Attempt, ScaleChange, attempt
+from secateur.surgery.trial import attempt
 
 __all__ = ["Decision", "decide"]
 

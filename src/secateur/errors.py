@@ -22,6 +22,7 @@ __all__ = [
     "PlanError",
     "SecateurError",
     "UnknownNameError",
+    "first_line",
     "require",
     "suggestion",
 ]
@@ -88,6 +89,17 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if len(choices) <= 12:
         return f"; choose from {', '.join(choices)}"
     return ""
+
+
+def first_line(error: BaseException) -> str:
+    r"""The first line of another library's error, for a message of one line.
+
+    Examples
+    --------
+    >>> first_line(ValueError("too wide\nat layer 3")), first_line(KeyError())
+    ('too wide', 'KeyError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def require(module: str, extra: str) -> ModuleType:

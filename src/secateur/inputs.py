@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import InputError
+from secateur.errors import InputError, first_line
 
 __all__ = [
     "ExampleInputs",
@@ -104,7 +104,7 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
     try:
         return model(*inputs.args, **inputs.kwargs)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
+        first = first_line(error)
         raise InputError(
             f"the model rejects the example inputs ({type(error).__name__}: {first}); "
             "pass inputs that model(...) accepts"

@@ -6,6 +6,7 @@ from __future__ import annotations
 from . import (  # noqa: F401
     ambiguous,
     attention,
+    attention_bias,
     bare,
     builtin_attention,
     calling,

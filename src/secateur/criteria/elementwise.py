@@ -14,7 +14,7 @@ from secateur.criteria.base import Criterion, Kind
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member
 
-__all__ = ["ElementwiseCriterion", "sums_along", "working_dtype"]
+__all__ = ["ElementwiseCriterion", "Workspace", "sums_along", "working_dtype"]
 
 # Working copies of 8 MB stay in cache, and few enough that threads seldom wait for each other;
 # on an accelerator launches cost more than memory.
@@ -60,8 +60,30 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+class Workspace:
+    """Memory that working copies share, from tensor to tensor.
+
+    Allocated anew for each, small results in between would keep the freed copies' memory from
+    being used again.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Uninitialised memory; what was taken under the same name is overwritten."""
+        held = self._held.get(name)
+        if held is None or held.numel() < size or (held.dtype, held.device) != (dtype, device):
+            held = self._held[name] = torch.empty(size, dtype=dtype, device=device)
+        return held[:size]
+
+
 def sums_along(
-    elements: Elements, weight: Tensor, grad: Tensor | None, dims: Sequence[int]
+    elements: Elements,
+    weight: Tensor,
+    grad: Tensor | None,
+    dims: Sequence[int],
+    workspace: Workspace | None = None,
 ) -> list[Tensor]:
     """Sum element scores over all dimensions but one, for several dimensions in one sweep.
 
@@ -75,6 +97,8 @@ def sums_along(
         Of the same shape.
     dims : sequence of int
         Dimensions to keep, one result each.
+    workspace : Workspace, optional
+        Used for working copies; one serves any number of tensors.
 
     Returns
     -------
@@ -107,8 +131,9 @@ def sums_along(
     columns = torch.zeros(width, dtype=dtype, device=weight.device)
     want_rows, want_columns = first in dims, any(d != first for d in dims)
     # Two buffers serve every chunk: fresh memory would cost more than the arithmetic.
-    buffer = torch.empty(tall * wide, dtype=dtype, device=weight.device)
-    grad_buffer = None if flat_grad is None else torch.empty_like(buffer)
+    space, size = workspace or Workspace(), tall * wide
+    buffer = space.take("weight", size, dtype, weight.device)
+    grad_buffer = None if grad is None else space.take("grad", size, dtype, weight.device)
     for top in range(0, height, tall):
         for left in range(0, width, wide):
             here = (slice(top, top + tall), slice(left, left + wide))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.batches import Loss, batch_loss, read_batch
-from secateur.errors import CriterionError, InputError
+from secateur.errors import CriterionError, InputError, first_line
 from secateur.inputs import evaluating
 
 __all__ = ["Progress", "stream_gradients"]
@@ -136,7 +136,7 @@ def _forward(
     try:
         return torch.func.functional_call(model, tensors, args, kwargs)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
+        first = first_line(error)
         raise InputError(
             f"the model rejects a batch of data ({type(error).__name__}: {first}); "
             "a batch is (inputs, targets) or a dict of keyword inputs"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.criteria.base import Criterion, Scores
 from secateur.criteria.batches import Loss
 from secateur.criteria.checks import check_finished, check_rows, not_finite
-from secateur.criteria.elementwise import ElementwiseCriterion, sums_along, working_dtype
+from secateur.criteria.elementwise import ElementwiseCriterion, Workspace, sums_along, working_dtype
 from secateur.criteria.entries import Key, Piece, collect, pieces_of
 from secateur.criteria.gradients import Progress, stream_gradients
 from secateur.criteria.resolve import as_criterion
@@ -108,6 +108,7 @@ class Scorer:
         self.data, self.loss, self.seed, self.progress = data, loss, seed, progress
         # One table of vectors; one per batch where their scores cannot be averaged beforehand.
         self._found: list[Found] = []
+        self._workspace = Workspace()
 
     def classes(self, graph: Graph) -> Scores:
         """Score every class that is not protected; the others count as not judged.
@@ -165,6 +166,7 @@ class Scorer:
                 self._read_data(missing)
             else:
                 self._read_weights(missing)
+            self._workspace = Workspace()
         rng = np.random.default_rng(self.seed)
         mean, judged = np.zeros(count), np.zeros(count, dtype=bool)
         for done, found in enumerate(self._found, start=1):
@@ -239,7 +241,7 @@ class Scorer:
         with torch.no_grad():
             if isinstance(criterion, ElementwiseCriterion):
                 dims = [piece.entry.member.dim for piece in pieces]
-                vectors = sums_along(criterion.elements, weight, grad, dims)
+                vectors = sums_along(criterion.elements, weight, grad, dims, self._workspace)
                 return {piece.key: one for piece, one in zip(pieces, vectors, strict=True)}
             dtype = working_dtype(weight.dtype)
             for piece in pieces:

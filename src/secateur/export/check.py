@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from secateur.errors import ExportError, require
+from secateur.errors import ExportError, first_line, require
 
 __all__ = ["OnnxSession", "allowed", "difference"]
 
@@ -37,7 +36,7 @@ class OnnxSession:
             )
         except Exception as error:
             raise ExportError(
-                f"ONNX Runtime cannot load the exported model ({_first_line(error)}); "
+                f"ONNX Runtime cannot load the exported model ({first_line(error)}); "
                 "export with check=False to keep the file for another runtime"
             ) from error
 
@@ -53,7 +52,7 @@ class OnnxSession:
             outputs = self._session.run(None, feed)
         except Exception as error:
             raise ExportError(
-                f"ONNX Runtime cannot run the exported model ({_first_line(error)}); "
+                f"ONNX Runtime cannot run the exported model ({first_line(error)}); "
                 "export with check=False to keep the file for another runtime"
             ) from error
         return [torch.as_tensor(output) for output in outputs]
@@ -92,7 +91,3 @@ def allowed(tolerance: float, outputs: Sequence[Tensor]) -> float:
         if output.is_floating_point()
     ]
     return max([tolerance, *roundings])
-
-
-def _first_line(error: Any) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

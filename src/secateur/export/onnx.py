@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.errors import ExportError, InputError, SecateurError, require
+from secateur.errors import ExportError, InputError, SecateurError, first_line, require
 from secateur.export.check import OnnxSession, allowed, difference
 from secateur.export.signature import FlatInputs, FlatModel, output_names
 from secateur.files import replacing
 from secateur.inputs import ExampleInputs, as_inputs, evaluating, run
+from secateur.quiet import quiet
 
 __all__ = ["Exported", "export"]
 
@@ -155,7 +153,7 @@ class _Export:
         with replacing(self.path) as draft:
             program = self._capture(flat, dynamic)
             _restore_names(program.model.graph, "model.")
-            with _quiet():
+            with quiet():
                 program.save(draft, external_data=False)
             error = self._error(flat, draft, batches) if self.check else None
             size = sum(file.stat().st_size for file in draft.parent.iterdir())
@@ -195,7 +193,7 @@ class _Export:
             free = {0: torch.export.Dim("batch")}
             shapes = {"tensors": tuple(free if each else None for each in self.inputs.batched)}
         try:
-            with _quiet():
+            with quiet():
                 program = torch.onnx.export(
                     flat,
                     tensors,
@@ -261,27 +259,11 @@ def _restore_names(graph: Any, prefix: str) -> None:
             graph.initializers[short] = value
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter, which prints and warns about its own insides."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
 def _reason(error: BaseException) -> str:
     """The first line of the error at the bottom: the exporter wraps its own in advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    line = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
-    text = f"{type(error).__name__}: {line}" if line else type(error).__name__
+    line = first_line(error).rstrip(".:")
+    kind = type(error).__name__
+    text = kind if line == kind else f"{kind}: {line}"
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"

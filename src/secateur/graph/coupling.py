@@ -259,7 +259,7 @@ def _balance(
         matrix[[place[int(at)] for at in cell_of[classes]]] = counts
         matrices.append(matrix)
     sizes = np.array([len(cell.classes) for cell in component])
-    weight = np.array([max(int(m[at].max()) for m in matrices) or 1 for at in range(len(parts))])
+    weight = np.maximum(np.max([matrix.max(axis=1) for matrix in matrices], axis=0), 1)
     options = [sizes // math.gcd(*sizes.tolist()), math.lcm(*weight.tolist()) // weight,
                np.ones_like(sizes)]  # fmt: skip
     for take in options:

@@ -26,6 +26,15 @@ FACTORIES = frozenset(
     "rand_like randn_like new_empty_strided".split()
 )
 
+# These carry integers and truth values on, entry by entry; others may take them for indices.
+CARRYING = frozenset(
+    f"aten::{name}"
+    for name in "add sub mul div where masked_fill eq ne lt le gt ge maximum minimum clamp abs neg "
+    "bitwise_and bitwise_or bitwise_xor bitwise_not logical_and logical_or logical_xor logical_not "
+    "_to_copy clone detach alias copy view _unsafe_view unsqueeze squeeze expand permute transpose "
+    "t slice select split split_with_sizes unbind cat stack flatten repeat sum any all".split()
+)
+
 
 class ValuesNeeded(BaseException):
     """The model's code looks at a value that was never computed.
@@ -74,17 +83,17 @@ class Hollow:
         Raises
         ------
         ValuesNeeded
-            When it made numbers that decide: integers, truth values, Python numbers.
+            When it returned a number to the code, or read integers that may be indices.
         """
         if self.trusting or not self._unreal or op in FACTORIES:
             return
-        if not any(map(self._is_unreal, _tensors((*args, *kwargs.values())))):
+        unreal = list(filter(self._is_unreal, _tensors((*args, *kwargs.values()))))
+        if not unreal:
             return
-        made = list(_tensors((result,)))
-        floats = all(t.dtype.is_floating_point or t.dtype.is_complex for t in made)
-        if isinstance(result, (bool, int, float, complex)) or not floats:
+        numbers = all(t.dtype.is_floating_point or t.dtype.is_complex for t in unreal)
+        if isinstance(result, (bool, int, float, complex)) or not (numbers or op in CARRYING):
             raise ValuesNeeded
-        for tensor in made:
+        for tensor in _tensors((result,)):
             if tensor.layout == torch.strided and tensor.numel():
                 self._note(tensor)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import InputError, MissingExtraError, UnknownNameError, suggestion
+from secateur.errors import InputError, MissingExtraError, UnknownNameError, first_line, suggestion
 from secateur.inputs import ExampleInputs
 from secateur.locate import locate
 from secateur.models.operators import declare_torchvision_operators
@@ -175,7 +175,7 @@ def unusable(what: str, error: BaseException) -> InputError:
     """
     while error.__cause__ is not None:
         error = error.__cause__
-    line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    line = first_line(error).rstrip(".")
     reason = f"{type(error).__name__}: {line}" if line else type(error).__name__
     advice = (
         f"; install the torchvision that was built for PyTorch {torch.__version__}"

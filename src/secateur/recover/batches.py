@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.batches import read_batch
-from secateur.errors import InputError
+from secateur.errors import InputError, first_line
 from secateur.inputs import Inputs, named_tensors
 
 __all__ = ["count_hits", "device_of", "examples_in", "forward", "predict"]
@@ -33,7 +33,7 @@ def forward(model: nn.Module, inputs: Inputs) -> Any:
     try:
         return model(*inputs.args, **inputs.kwargs)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
+        first = first_line(error)
         if first.startswith("Expected more than 1 value per channel"):
             raise InputError(
                 "batch norm has no statistics over a single value per channel (batch size 1 "

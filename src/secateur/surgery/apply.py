@@ -199,6 +199,7 @@ def renumber(values: Tensor, removed: list[int]) -> Tensor:
 
 def rescale(data: Tensor, dim: int, indices: list[int] | None, factor: float) -> Tensor:
     """A copy with some indices along a dimension multiplied by a factor."""
+    precise = torch.float64 if data.dtype == torch.float64 else torch.float32
     scale = torch.ones(data.shape[dim] if data.dim() else 1, dtype=torch.float64)
     if indices is None:
         scale[:] = factor
@@ -207,7 +208,7 @@ def rescale(data: Tensor, dim: int, indices: list[int] | None, factor: float) ->
     shape = [1] * data.dim()
     if data.dim():
         shape[dim] = -1
-    scaled = data.double() * scale.reshape(shape).to(data.device)
+    scaled = data.to(precise) * scale.to(precise).reshape(shape).to(data.device)
     return scaled.to(data.dtype)
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.errors import InputError
+from secateur.errors import InputError, first_line
 from secateur.inputs import Inputs
+from secateur.quiet import quiet
 
 __all__ = ["Expected", "attempts", "capture", "expected_inputs"]
 
@@ -56,14 +52,14 @@ def capture(model: nn.Module, inputs: Inputs, free: bool) -> torch.export.Export
             shapes[tensor] = {0: torch.export.Dim.AUTO}  # type: ignore[attr-defined]
     given: Any = shapes.dynamic_shapes(model, inputs.args, inputs.kwargs) if free else None
     try:
-        with _quiet():
+        with quiet():
             return torch.export.export(
                 model, inputs.args, inputs.kwargs, dynamic_shapes=given, strict=False
             )
     except Exception as error:
         raise InputError(
             f"torch.export cannot capture the model ({type(error).__name__}: "
-            f"{_first_line(error)}); form='python' does not need it"
+            f"{first_line(error)}); form='python' does not need it"
         ) from error
 
 
@@ -88,27 +84,6 @@ def _fixed(size: Any) -> int | None:
     return size if isinstance(size, int) else size.node.maybe_as_int()
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
-
-
 def _tensors(inputs: Inputs) -> list[Tensor]:
     leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter, which warns about its own insides and prints the graphs it gives up."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

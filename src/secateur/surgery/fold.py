@@ -215,7 +215,8 @@ class _Tracer:
                     (state.name, dim), _Source(state.name, dim, state.shape[dim], set())
                 )
                 if source.rows is not None:
-                    source.rows |= {int(lines[0][row]) for row in rows}
+                    line = lines[0].tolist()
+                    source.rows |= {line[row] for row in rows}
                 return
         raise _Unfoldable
 

@@ -10,8 +10,9 @@ from torch import nn
 from secateur.graph.constraints import Constraint, Fix, SameSize
 from secateur.graph.graph import Graph
 from secateur.graph.trace import INCIDENTAL, Node
+from secateur.surgery.attempt import Obstacle
+from secateur.surgery.compare import sizes_in
 from secateur.surgery.expected import ExpectedSizes
-from secateur.surgery.trial import Obstacle, sizes_in
 
 __all__ = ["Amendments", "amend", "fix_parting"]
 
@@ -55,7 +56,22 @@ def amend(
             return True
         if level == 3 and _fix(known, graph, sizes, obstacle, alike):
             return True
-    return _fix(known, graph, sizes, obstacle, [node]) or _fix_module(known, graph, sizes, obstacle)
+    # Each further time takes twice as many places along, so that depth costs few rounds.
+    known.tried[key] = level + 1
+    along = alike[alike.index(node) :][: 2 ** (level - 3)]
+    return _fix_near(known, graph, sizes, obstacle, along)
+
+
+def _fix_near(
+    known: Amendments, graph: Graph, sizes: ExpectedSizes, obstacle: Obstacle, along: list[Node]
+) -> bool:
+    """Fix what meets at the operation or, where that explains nothing, in its module."""
+    if _fix(known, graph, sizes, obstacle, along[:1]):
+        _fix(known, graph, sizes, obstacle, along[1:])
+        return True
+    paths = dict.fromkeys((obstacle.module, *(node.module for node in along)))
+    fixed = [_fix_module(known, graph, sizes, obstacle, path) for path in paths]
+    return any(fixed)
 
 
 def fix_parting(known: Amendments, graph: Graph, sizes: ExpectedSizes, parted: Obstacle) -> bool:
@@ -66,8 +82,7 @@ def fix_parting(known: Amendments, graph: Graph, sizes: ExpectedSizes, parted: O
     bool
         False when nothing is left to fix.
     """
-    near = _fix(known, graph, sizes, parted, [parted.node])
-    return near or _fix_module(known, graph, sizes, parted)
+    return _fix_near(known, graph, sizes, parted, [parted.node])
 
 
 def _site_of(graph: Graph, model: nn.Module) -> dict[int, tuple[str, int, str]]:
@@ -199,26 +214,38 @@ def _shift(graph: Graph, here: Node, there: Node, place: Place) -> Place | None:
 
 def _flip(known: Amendments, graph: Graph, sizes: ExpectedSizes, alike: list[Node]) -> bool:
     """Remove whole rows of a view instead of part of every row."""
-    flipped = False
     splits = graph.propagation.splits
+    chosen: list[int] = []
     for node in alike:
         ids = [_ids(graph, place) for place in _changing(graph, sizes, node)]
         meant: set[int] = set()
         for array in ids:
             if array is not None:
                 meant |= set(graph.coupling.labels[array].ravel().tolist())
-        for split in splits.values():
+        for at, split in splits.items():
             touched = graph.coupling.labels[split.ids].tolist()
             if split.choices > 1 and not meant.isdisjoint(touched):
-                known.split_choice[split.node] = (split.choice + 1) % split.choices
-                flipped = True
-    return flipped
+                chosen.append(at)
+    # Query, key and value are viewed alike: heads that one of them keeps, all must keep.
+    choices = {_view(graph, at): splits[at].choice + 1 for at in chosen}
+    for at, split in splits.items():
+        choice = choices.get(_view(graph, at))
+        if split.choices > 1 and choice is not None:
+            known.split_choice[at] = choice % split.choices
+    return bool(chosen)
+
+
+def _view(graph: Graph, at: int) -> tuple[str, tuple[int, ...]]:
+    """Whose code cuts a dimension, and into what shape."""
+    node = graph.trace.nodes[at]
+    return node.module, graph.trace.values[node.outputs[0]].shape
 
 
 def _fix(
     known: Amendments, graph: Graph, sizes: ExpectedSizes, obstacle: Obstacle, alike: list[Node]
 ) -> bool:
     added = False
+    blind = not _changing(graph, sizes, obstacle.node)
     for node in alike:
         where = node.module or "the model"
         op = node.op.removeprefix("aten::")
@@ -230,7 +257,7 @@ def _fix(
                 for output, dim in obstacle.outputs
                 if output < len(node.outputs)
             ]
-        if not places:
+        if not places and blind:
             # The code took a size off something that it was given.
             given = graph.trace.module_inputs.get(node.module, ())
             places = [place for index in given for place in _changed_dims(graph, sizes, index)]
@@ -245,17 +272,15 @@ def _fix(
     return added
 
 
-def _fix_module(known: Amendments, graph: Graph, sizes: ExpectedSizes, obstacle: Obstacle) -> bool:
-    """Where nothing near the operation explains it: fix every size that the module meets."""
-    paths = {obstacle.module, obstacle.node.module}
-    met: dict[int, None] = {}
-    for path in paths:
-        met |= dict.fromkeys(graph.trace.module_inputs.get(path, ()))
+def _fix_module(
+    known: Amendments, graph: Graph, sizes: ExpectedSizes, obstacle: Obstacle, path: str
+) -> bool:
+    """Where nothing near the operation explains it: fix every size that a module meets."""
+    met = dict.fromkeys(graph.trace.module_inputs.get(path, ()))
     for node in graph.trace.nodes:
-        inside = any(node.module == path or node.module.startswith(f"{path}.") for path in paths)
-        if inside:
+        if node.module == path or node.module.startswith(f"{path}."):
             met |= dict.fromkeys((*node.inputs, *node.outputs))
-    where = obstacle.module or "the model"
+    where = path or "the model"
     reason = f"the code of {where} fixes its sizes ({obstacle.message})"
     held = {(c.value, c.dim) for c in known.constraints if isinstance(c, Fix)}
     places = [place for index in met for place in _changed_dims(graph, sizes, index)]

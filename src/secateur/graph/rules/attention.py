@@ -25,11 +25,14 @@ def attention(p: Propagation, node: Node) -> list[Layout]:
     """
     q, k, v = node.args[:3]
     heads = p.shape(q)[1]
+    mask = node.bound.get("attn_mask", node.bound.get("attn_bias"))
     lanes = [_per_head(p, ref, heads) for ref in (q, k, v)]
     batch = {0: p.shape(q)[0], 1: heads}
     for ref in (q, k, v):
         p.pin(p.layout(ref), [2], "attention runs along it")
-    across = [p.layout(ref)[1] for ref in (q, k, v) if p.shape(ref)[1] == heads]
+    across = [_heads(p, ref, heads) for ref in (q, k, v) if heads > 1 and p.shape(ref)[1] > 1]
+    if isinstance(mask, Ref):
+        across += _of_mask(p, mask, heads)
     head_lane = p.ledger.unite(across, {}, p.why(FIXED)) if heads > 1 else None
     p.mixes([(q.index, 3), (k.index, 3)], exact_with_zeros=True)
     width = p.ledger.unite(lanes[:2], batch, p.why(FIXED))
@@ -51,6 +54,26 @@ def attention(p: Propagation, node: Node) -> list[Layout]:
             layout[1] = head_lane
         layouts.append(layout)
     return layouts
+
+
+def _heads(p: Propagation, ref: Ref, heads: int) -> Lane | None:
+    """The lane of the heads; a key that several queries share goes with all of them."""
+    lane = p.layout(ref)[1]
+    if lane is None or lane.size == heads:
+        return lane
+    ids = p.ledger.ids(p.ledger.aligned(lane))
+    return Lane(heads, np.repeat(ids, heads // lane.size))
+
+
+def _of_mask(p: Propagation, mask: Ref, heads: int) -> list[Lane | None]:
+    """The lane of a mask's heads, where it has one a head; its other dimensions stay."""
+    shape, layout = p.shape(mask), p.layout(mask)
+    at = len(shape) - 3
+    p.pin(layout, [dim for dim in range(len(shape)) if dim != at], "attention runs along it")
+    if at < 0 or shape[at] != heads:
+        return []
+    lane = layout[at]
+    return [p.ledger.aligned(lane) if lane is not None else None]
 
 
 def _per_head(p: Propagation, ref: Ref, heads: int) -> Lane | None:
