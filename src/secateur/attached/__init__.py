@@ -1,4 +1,4 @@
-"""What is held on to a model while it trains: its weights, cut into units, and what computes them."""
+"""What is held on to a model while it trains: weights, cut into units, and what computes them."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -20,7 +19,7 @@ __all__ = ["REGULARIZERS", "Regularizer", "regularizer"]
 Self = TypeVar("Self", bound="Regularizer")
 
 
-class Regularizer(ABC):
+class Regularizer:
     """Base of every regularizer: four calls in a training loop, the same for all.
 
     ::

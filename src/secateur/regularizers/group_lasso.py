@@ -40,7 +40,7 @@ class GroupLasso(Regularizer):
     >>> with torch.no_grad():
     ...     _ = layer.weight.copy_(torch.tensor([[1.0] * 4, [0.1] * 4]))
     >>> reg = GroupLasso(strength=1.0, proximal=True).attach(layer)
-    >>> float(reg.penalty())
+    >>> reg.penalty().item()
     4.4
     >>> reg.after_step(lr=0.25)
     >>> layer.weight[:, 0].tolist()

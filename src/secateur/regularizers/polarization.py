@@ -38,7 +38,7 @@ class Polarization(Regularizer):
     >>> with torch.no_grad():
     ...     _ = norm.weight.copy_(torch.tensor([0.0, 0.2, 1.0, 1.2]))
     >>> reg = Polarization(strength=1.0, t=1.0).attach(norm)
-    >>> round(float(reg.penalty()), 4), round(reg.threshold(), 4)
+    >>> round(reg.penalty().item(), 4), round(reg.threshold(), 4)
     (0.4, 0.6)
     """
 
