@@ -55,12 +55,11 @@ class Computing(Regularizer):
         self.computed = []
 
     def state(self) -> dict[str, Any]:
+        rules = {each.target.name: each.rule.state_dict() for each in self.computed}
         return {
             "rules": {
-                each.target.name: {
-                    key: value.clone() for key, value in each.rule.state_dict().items()
-                }
-                for each in self.computed
+                name: {key: value.clone() for key, value in values.items()}
+                for name, values in rules.items()
             }
         }
 

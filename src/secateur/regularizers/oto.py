@@ -136,4 +136,4 @@ def _device(group: CoupledUnits) -> torch.device:
 
 def _makes(name: str, member: Member) -> bool:
     """Whether a zero there makes the channel zero: a weight that makes it, a bias, a norm."""
-    return member.role != "consumer" and member.dim == 0
+    return member.role != "consumer"
