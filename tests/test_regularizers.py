@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError, NothingToPruneError, SecateurError, UnknownNameError
-from secateur.regularizers import REGULARIZERS, L1, regularizer
+from secateur.regularizers import L1, REGULARIZERS, regularizer
 from secateur.specs import catalogue
 
 X = torch.randn(6, 4, 6, 6, generator=torch.Generator().manual_seed(0))

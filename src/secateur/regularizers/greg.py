@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.attached import Target, as_units, find_targets, lowest
+from secateur.attached.checks import checked
 from secateur.inputs import ExampleInputs
 from secateur.plan import Plan
-from secateur.regularizers.base import REGULARIZERS, Regularizer, checked
+from secateur.regularizers.base import REGULARIZERS, Regularizer
 
 __all__ = ["GReg1", "GReg2"]
 

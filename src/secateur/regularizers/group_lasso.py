@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.attached import Target, as_units, find_targets
+from secateur.attached.checks import checked
 from secateur.inputs import ExampleInputs
-from secateur.regularizers.base import REGULARIZERS, Regularizer, checked, learning_rate
+from secateur.regularizers.base import REGULARIZERS, Regularizer, learning_rate
 
 __all__ = ["GroupLasso"]
 

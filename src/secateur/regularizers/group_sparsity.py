@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from secateur.attached.checks import checked
 from secateur.graph.coupling import Member
 from secateur.inputs import ExampleInputs
-from secateur.regularizers.base import REGULARIZERS, Regularizer, checked
+from secateur.regularizers.base import REGULARIZERS, Regularizer
 from secateur.regularizers.coupled import CoupledUnits, find_coupled
 
 __all__ = ["GroupSparsity"]

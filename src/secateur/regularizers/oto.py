@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.attached.checks import checked
 from secateur.errors import InputError
 from secateur.graph.coupling import Member
 from secateur.inputs import ExampleInputs
-from secateur.regularizers.base import REGULARIZERS, Regularizer, checked
+from secateur.regularizers.base import REGULARIZERS, Regularizer
 from secateur.regularizers.coupled import CoupledUnits, find_coupled
 
 __all__ = ["OTO"]

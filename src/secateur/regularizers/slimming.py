@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from secateur.attached.checks import checked
 from secateur.inputs import ExampleInputs
-from secateur.regularizers.base import REGULARIZERS, Regularizer, checked, learning_rate
+from secateur.regularizers.base import REGULARIZERS, Regularizer, learning_rate
 from secateur.regularizers.scales import find_scales
 
 __all__ = ["Slimming"]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.attached import Target, as_units
+from secateur.attached.checks import checked
 from secateur.errors import InputError
-from secateur.regularizers.base import REGULARIZERS, checked
+from secateur.regularizers.base import REGULARIZERS
 from secateur.regularizers.computing import Computing
 from secateur.sparse.nm import nm_mask
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.attached import Target, as_units
-from secateur.regularizers.base import REGULARIZERS, checked
+from secateur.attached.checks import checked
+from secateur.regularizers.base import REGULARIZERS
 from secateur.regularizers.computing import Computing
 
 __all__ = ["Stripe"]
