@@ -23,6 +23,7 @@ selection recover models
 sparse
 attached
 regularizers schedules
+callbacks
 request result
 decide sparsify
 prune

@@ -63,7 +63,7 @@ class TestContract:
     def test_names_come_back_in_order_and_outputs_stay(self, line: str) -> None:
         model = net()
         keys = list(model.state_dict())
-        held = {name: parameter for name, parameter in model.named_parameters()}
+        held = dict(model.named_parameters())
         types = [type(module) for module in model.modules()]
         reg = regularizer(line, model, X)
         train(model, reg, 3)

@@ -61,13 +61,9 @@ class ADMM(Dynamic):
         granularity: str = "element",
     ) -> None:
         self.granularity, self.units = granularity, as_units(granularity)
-        self._share = checked(self.name, "sparsity", sparsity, high=1.0)
+        self.sparsity = checked(self.name, "sparsity", sparsity, high=1.0)
         self.rho = checked(self.name, "rho", rho)
         self.every = int(checked(self.name, "every", every, low=1))
-
-    @property
-    def sparsity(self) -> float:
-        return super().sparsity if hasattr(self, "model") else self._share
 
     @torch.no_grad()
     def begin(self, model: nn.Module) -> None:
@@ -95,13 +91,13 @@ class ADMM(Dynamic):
 
     def finish(self) -> None:
         for target in self.targets:
-            self.zeros[target.name] = lowest(squares(target), self._share)
+            self.zeros[target.name] = lowest(squares(target), self.sparsity)
         self.zero(state=True)
 
     def _projection(self, target: Target, tensor: Tensor) -> Tensor:
         """The nearest tensor with so many zero units: the largest norms stay."""
         norms = target.tiling.sums(target.weight.canonical(tensor).float().square())
-        return tensor.detach().masked_fill(target.each(lowest(norms, self._share)), 0.0)
+        return tensor.detach().masked_fill(target.each(lowest(norms, self.sparsity)), 0.0)
 
     def state(self) -> dict[str, Any]:
         return {

@@ -95,7 +95,7 @@ class Dynamic:
         """Add the method's own gradient, if it has one; call before ``optimizer.step``."""
 
     def step(self) -> None:
-        """Do what follows an update; call after ``optimizer.step``, before gradients are cleared."""
+        """Do what follows an update; call after ``optimizer.step``, before ``zero_grad``."""
         self.steps_done += 1
         self.update()
 
@@ -111,7 +111,7 @@ class Dynamic:
         return []
 
     @property
-    def sparsity(self) -> float:
+    def current(self) -> float:
         """Share of the entries of all its weights that are zero by its choice."""
         total = sum(target.weight.numel for target in self.targets)
         gone = sum(
@@ -214,7 +214,7 @@ def dynamic(
     Examples
     --------
     >>> method = dynamic("set:sparsity=0.75", nn.Linear(8, 4))
-    >>> method.sparsity, int((method.model.weight == 0).sum())
+    >>> method.current, int((method.model.weight == 0).sum())
     (0.75, 24)
     """
     if isinstance(text, str):

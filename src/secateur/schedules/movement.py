@@ -94,12 +94,9 @@ class Movement(Dynamic):
     ) -> None:
         self.granularity, self.units = granularity, as_units(granularity)
         self.steps = int(checked(self.name, "steps", steps, low=1))
+        self.sparsity = checked(self.name, "sparsity", sparsity, high=1.0)
         self.warmup, self.cooldown = warmup, cooldown
         self._amount = MovementCubic(sparsity, self.steps, warmup=warmup, cooldown=cooldown)
-
-    @property
-    def sparsity(self) -> float:
-        return super().sparsity if hasattr(self, "model") else self._amount.target
 
     def begin(self, model: nn.Module) -> None:
         self.computed, past = compute_weights(model, self.targets, _Rule)

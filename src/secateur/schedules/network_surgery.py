@@ -31,7 +31,8 @@ class _Rule(nn.Module):
     def __init__(self, target: Target, c: float) -> None:
         super().__init__()
         values = target.value.detach()
-        self.mask = torch.ones(values.shape, dtype=torch.bool, device=values.device)
+        whole = torch.ones(values.shape, dtype=torch.bool, device=values.device)
+        self.register_buffer("mask", whole, persistent=False)
         sizes = values.float().abs()
         level = max(float(sizes.mean() + c * sizes.std(correction=0)), 0.0)
         self.low, self.high = 0.9 * level, 1.1 * level

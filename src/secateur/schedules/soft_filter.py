@@ -40,7 +40,7 @@ class SoftFilter(Dynamic):
     >>> import torch
     >>> layer = torch.nn.Linear(2, 4)
     >>> method = SoftFilter(sparsity=0.5, every=2).attach(layer)
-    >>> method.step(), method.sparsity, method.step(), method.sparsity
+    >>> method.step(), method.current, method.step(), method.current
     (None, 0.0, None, 0.5)
     """
 
@@ -54,17 +54,12 @@ class SoftFilter(Dynamic):
         rounds: int = 1,
         granularity: str = "filter",
     ) -> None:
+        self.sparsity = checked(self.name, "sparsity", sparsity, high=1.0)
         self.granularity, self.units = granularity, as_units(granularity)
         self.every = int(checked(self.name, "every", every, low=1))
         self.schedule = schedule
         self.rounds = int(checked(self.name, "rounds", rounds, low=1))
-        self._amount = SCHEDULES[schedule](
-            target=checked(self.name, "sparsity", sparsity, high=1.0), steps=self.rounds
-        )
-
-    @property
-    def sparsity(self) -> float:
-        return super().sparsity if hasattr(self, "model") else self._amount.target
+        self._amount = SCHEDULES[schedule](target=self.sparsity, steps=self.rounds)
 
     def update(self) -> None:
         if self.steps_done % self.every == 0:

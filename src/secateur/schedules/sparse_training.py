@@ -26,7 +26,7 @@ class _Moving(Dynamic):
         self, sparsity: float, every: int, granularity: str, start: str, seed: int
     ) -> None:
         self.granularity, self.units = granularity, as_units(granularity)
-        self._share = checked(self.name, "sparsity", sparsity, high=1.0)
+        self.sparsity = checked(self.name, "sparsity", sparsity, high=1.0)
         self.every = int(checked(self.name, "every", every, low=1))
         if start not in STARTS:
             raise InputError(
@@ -36,14 +36,10 @@ class _Moving(Dynamic):
         self.seed = int(checked(self.name, "seed", seed))
         self._random = torch.Generator().manual_seed(self.seed)
 
-    @property
-    def sparsity(self) -> float:
-        return super().sparsity if hasattr(self, "model") else self._share
-
     def begin(self, model: nn.Module) -> None:
         for target in self.targets:
             scores = self._drawn(target) if self.start == "random" else _sums(target, target.value)
-            self.zeros[target.name] = lowest(scores, self._share)
+            self.zeros[target.name] = lowest(scores, self.sparsity)
         self.zero(state=True)
 
     def fraction(self, step: int) -> float:
@@ -189,7 +185,7 @@ class SET(_Moving):
     >>> method = SET(sparsity=0.5, every=1).attach(nn.Linear(8, 8))
     >>> before = method.zeros["weight"].clone()
     >>> method.step()
-    >>> bool((before != method.zeros["weight"]).any()), method.sparsity
+    >>> bool((before != method.zeros["weight"]).any()), method.current
     (True, 0.5)
     """
 
