@@ -31,8 +31,8 @@ def huggingface_callback(*parts: Part) -> Any:
 
     Notes
     -----
-    The parameters that a method brings, such as gates, have to be in the trainer's optimizer: attach
-    the method before the trainer makes it.
+    The parameters that a method brings, such as gates, have to be in the trainer's optimizer:
+    attach the method before the trainer makes it.
     """
     base = require("transformers", "hf").TrainerCallback
     followers = Followers(*parts)
