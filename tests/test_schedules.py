@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -23,7 +25,7 @@ class TestContract:
         curve = [schedule.sparsity(step) for step in range(40)]
         assert curve[:6] == [initial] * 6
         assert curve[25:] == [0.8] * 15
-        assert all(a <= b for a, b in zip(curve, curve[1:], strict=False))
+        assert all(a <= b for a, b in pairwise(curve))
         assert all(type(value) is float for value in curve)
 
     def test_it_changes_only_every_so_many_steps(self, name: str) -> None:
@@ -67,7 +69,7 @@ def test_agp_is_the_published_table() -> None:
 def test_iterative_takes_the_same_rate_of_the_survivors() -> None:
     schedule = Iterative(target=0.9, steps=5)
     left = [1 - schedule.sparsity(step) for step in range(6)]
-    rates = [1 - after / before for before, after in zip(left, left[1:], strict=False)]
+    rates = [1 - after / before for before, after in pairwise(left)]
     assert rates == pytest.approx([1 - 0.1**0.2] * 5)
     assert schedule.rate == pytest.approx(rates[0])
 

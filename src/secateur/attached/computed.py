@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,9 @@ class Computed:
     """
 
     def __init__(self, model: nn.Module, target: Target, rule: nn.Module) -> None:
-        self.target, self.rule = target, rule
+        self.target = target
+        # Each method knows its own rules' attributes.
+        self.rule: Any = rule
         self.plain = target.parameter()
         rule.to(self.plain.device)
         self._owners = list(owners(model, self.plain))

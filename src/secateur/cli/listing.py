@@ -19,7 +19,8 @@ def list_names(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="criteria, allocations, granularities, schedules, regularizers, models or data."
+            help="criteria, allocations, granularities, schedules, regularizers, models or data; "
+            "all of them."
         ),
     ] = None,
     pattern: Annotated[

@@ -29,7 +29,7 @@ class _Gate(nn.Module):
         self.log_alpha = nn.Parameter(start)
 
     def gates(self) -> Tensor:
-        logits = self.log_alpha
+        logits: Tensor = self.log_alpha
         if self.training:
             noise = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
             logits = (noise.log() - (-noise).log1p() + logits) / BETA

@@ -14,8 +14,8 @@ from secateur.schedules.amounts import (
     Schedule,
     as_schedule,
 )
-from secateur.schedules.dynamic import DYNAMICS, Dynamic, dynamic
 from secateur.schedules.movement import Movement
+from secateur.schedules.moving import DYNAMICS, Dynamic, dynamic
 from secateur.schedules.network_surgery import NetworkSurgery
 from secateur.schedules.rewind import Rewind
 from secateur.schedules.soft_filter import SoftFilter

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.attached import Target, as_units, lowest
 from secateur.attached.checks import checked
-from secateur.schedules.dynamic import DYNAMICS, Dynamic, squares
+from secateur.schedules.moving import DYNAMICS, Dynamic, squares
 
 __all__ = ["ADMM"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.attached import Target, as_units, compute_weights, lowest
 from secateur.attached.checks import checked
 from secateur.schedules.amounts import MovementCubic
-from secateur.schedules.dynamic import DYNAMICS, Dynamic
+from secateur.schedules.moving import DYNAMICS, Dynamic
 
 __all__ = ["Movement"]
 

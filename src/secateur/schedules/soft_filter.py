@@ -5,7 +5,7 @@ from __future__ import annotations
 from secateur.attached import as_units, lowest
 from secateur.attached.checks import checked
 from secateur.schedules.amounts import SCHEDULES
-from secateur.schedules.dynamic import DYNAMICS, Dynamic, squares
+from secateur.schedules.moving import DYNAMICS, Dynamic, squares
 
 __all__ = ["SoftFilter"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.attached import Target, as_units, lowest
 from secateur.attached.checks import checked
 from secateur.errors import InputError, suggestion
-from secateur.schedules.dynamic import DYNAMICS, Dynamic
+from secateur.schedules.moving import DYNAMICS, Dynamic
 
 __all__ = ["SET", "RigL"]
 
