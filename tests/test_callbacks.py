@@ -122,6 +122,27 @@ def test_hugging_face(tmp_path: Path) -> None:
         assert torch.allclose(value, wanted[key], atol=1e-5), key
 
 
+def test_hugging_face_events() -> None:
+    """The trainer's own handler, in the order of its loop; the trainer itself needs accelerate."""
+    handling = pytest.importorskip("transformers.trainer_callback")
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    callback = sc.huggingface_callback(*parts(model))
+    handler = handling.CallbackHandler([callback], model, None, optimizer, None)
+    state, control = handling.TrainerState(), handling.TrainerControl()
+    handler.on_train_begin(None, state, control)
+    for _ in range(4):
+        handler.on_step_begin(None, state, control)
+        nn.functional.cross_entropy(model(X), Y).backward()
+        handler.on_pre_optimizer_step(None, state, control)
+        optimizer.step()
+        handler.on_optimizer_step(None, state, control)
+        model.zero_grad()
+        handler.on_step_end(None, state, control)
+    handler.on_train_end(None, state, control)
+    assert same(model, by_hand(4))
+
+
 class FakeTrainer:
     """The hooks of Lightning's trainer, in the order in which it calls them."""
 
