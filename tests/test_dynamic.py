@@ -140,6 +140,7 @@ class TestContract:
         ("rigle", "did you mean 'rigl'"),
         ("rigl:sparsity=2", "sparsity must be a number from 0 to 1, not 2"),
         ("set:start=best", "unknown start 'best'"),
+        ("set:allocation=global", "allocation 'global' follows scores"),
         ("movement:granularity=elemnt", "did you mean 'element'"),
         ("soft_filter:schedule=apg", "did you mean 'agp'"),
         ("network_surgery:low=1", "set both low and high"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.allocation import as_allocation
 from secateur.attached import Target, as_units, lowest
 from secateur.attached.checks import checked
 from secateur.errors import InputError, suggestion
@@ -23,7 +24,7 @@ class _Moving(Dynamic):
     """Drop the weakest of what is there, grow as many elsewhere."""
 
     def __init__(
-        self, sparsity: float, every: int, granularity: str, start: str, seed: int
+        self, sparsity: float, every: int, granularity: str, start: str, seed: int, allocation: str
     ) -> None:
         self.granularity, self.units = granularity, as_units(granularity)
         self.sparsity = checked(self.name, "sparsity", sparsity, high=1.0)
@@ -34,12 +35,20 @@ class _Moving(Dynamic):
             )
         self.start = start
         self.seed = int(checked(self.name, "seed", seed))
+        self.allocation = as_allocation(allocation).name
         self._random = torch.Generator().manual_seed(self.seed)
 
     def begin(self, model: nn.Module) -> None:
-        for target in self.targets:
+        shapes = [target.weight.canonical_shape for target in self.targets]
+        shares = as_allocation(self.allocation).sparsities(shapes, self.sparsity)
+        if shares is None:
+            raise InputError(
+                f"{self.name}: allocation {self.allocation!r} follows scores; take one that knows "
+                "each layer's share beforehand, such as 'uniform'"
+            )
+        for target, share in zip(self.targets, shares, strict=True):
             scores = self._drawn(target) if self.start == "random" else _sums(target, target.value)
-            self.zeros[target.name] = lowest(scores, self.sparsity)
+            self.zeros[target.name] = lowest(scores, share)
         self.zero(state=True)
 
     def fraction(self, step: int) -> float:
@@ -99,7 +108,6 @@ class RigL(_Moving):
     Parameters
     ----------
     sparsity : float, default 0.9
-        Of every layer.
     steps : int, default 10000
         Training steps in all.
     every : int, default 100
@@ -110,6 +118,8 @@ class RigL(_Moving):
     start : {"random", "magnitude"}, default "random"
         What is there at the beginning: drawn, as in the paper, or the largest of a trained model.
     seed : int, default 0
+    allocation : str, default "uniform"
+        Shares of the layers: one that does not depend on scores.
 
     Raises
     ------
@@ -136,8 +146,9 @@ class RigL(_Moving):
         granularity: str = "element",
         start: str = "random",
         seed: int = 0,
+        allocation: str = "uniform",
     ) -> None:
-        super().__init__(sparsity, every, granularity, start, seed)
+        super().__init__(sparsity, every, granularity, start, seed, allocation)
         self.steps = int(checked(self.name, "steps", steps, low=1))
         self.alpha = checked(self.name, "alpha", alpha, high=1.0)
         self.end = checked(self.name, "end", end, high=1.0)
@@ -169,12 +180,13 @@ class SET(_Moving):
     Parameters
     ----------
     sparsity : float, default 0.9
-        Of every layer.
     every : int, default 100
     zeta : float, default 0.3
     granularity : str, default "element"
     start : {"random", "magnitude"}, default "random"
     seed : int, default 0
+    allocation : str, default "uniform"
+        Shares of the layers: one that does not depend on scores.
 
     Raises
     ------
@@ -199,8 +211,9 @@ class SET(_Moving):
         granularity: str = "element",
         start: str = "random",
         seed: int = 0,
+        allocation: str = "uniform",
     ) -> None:
-        super().__init__(sparsity, every, granularity, start, seed)
+        super().__init__(sparsity, every, granularity, start, seed, allocation)
         self.zeta = checked(self.name, "zeta", zeta, high=1.0)
 
     def fraction(self, step: int) -> float:
