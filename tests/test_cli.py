@@ -242,6 +242,8 @@ def test_lists_name_what_can_be_chosen() -> None:
     for name in ("magnitude", "uniform", "channel", "timm:NAME", "digits"):
         assert name in everything
     assert "magnitude" not in call("list", "allocations").stdout
+    assert "arXiv:1911.11134" in call("list", "schedules").stdout
+    assert "arXiv:1708.06519" in call("list", "regularizers").stdout
 
 
 def test_version_and_help() -> None:

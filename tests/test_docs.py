@@ -13,6 +13,8 @@ import typer
 from secateur.allocation import ALLOCATIONS
 from secateur.cli import app
 from secateur.criteria import CRITERIA
+from secateur.regularizers import REGULARIZERS
+from secateur.schedules import DYNAMICS, SCHEDULES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -50,7 +52,13 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("folder", "names"), [("criteria", CRITERIA), ("allocations", ALLOCATIONS)]
+    ("folder", "names"),
+    [
+        ("criteria", CRITERIA),
+        ("allocations", ALLOCATIONS),
+        ("regularizers", REGULARIZERS),
+        ("schedules", {*SCHEDULES, *DYNAMICS}),
+    ],
 )
 def test_every_method_has_a_page(folder: str, names: object) -> None:
     pages = (ROOT / "docs" / "methods" / folder).glob("*.md")

@@ -16,11 +16,14 @@ errors
 registry inputs locate files quiet
 specs container progress budget
 graph plan data
-profiling surgery scoped
+profiling surgery scoped ignored
 criteria allocation granularity
 costs verify persist export
 selection recover models
 sparse
+attached
+regularizers schedules
+callbacks
 request result
 decide sparsify
 prune

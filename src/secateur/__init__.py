@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from secateur import errors
+    from secateur.callbacks import follow, huggingface_callback, lightning_callback
     from secateur.export import export
     from secateur.graph import Graph, trace
     from secateur.persist import load, save
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from secateur.prune import prune
     from secateur.pruner import Pruner
     from secateur.recover import recalibrate_batchnorm, recover
+    from secateur.regularizers import regularizer
     from secateur.result import Result
+    from secateur.schedules import Rewind, dynamic
     from secateur.surgery.graph_form import to_graph
 
 # Imported on first use, so that `import secateur` costs next to nothing.
@@ -29,13 +32,19 @@ _HOMES = {
     "Profile": "secateur.profiling",
     "Pruner": "secateur.pruner",
     "Result": "secateur.result",
+    "Rewind": "secateur.schedules",
+    "dynamic": "secateur.schedules",
     "export": "secateur.export",
+    "follow": "secateur.callbacks",
     "history": "secateur.plan",
+    "huggingface_callback": "secateur.callbacks",
+    "lightning_callback": "secateur.callbacks",
     "load": "secateur.persist",
     "profile": "secateur.profiling",
     "prune": "secateur.prune",
     "recalibrate_batchnorm": "secateur.recover",
     "recover": "secateur.recover",
+    "regularizer": "secateur.regularizers",
     "save": "secateur.persist",
     "to_graph": "secateur.surgery.graph_form",
     "trace": "secateur.graph",
@@ -47,14 +56,20 @@ __all__ = [
     "Profile",
     "Pruner",
     "Result",
+    "Rewind",
+    "dynamic",
     "errors",
     "export",
+    "follow",
     "history",
+    "huggingface_callback",
+    "lightning_callback",
     "load",
     "profile",
     "prune",
     "recalibrate_batchnorm",
     "recover",
+    "regularizer",
     "save",
     "to_graph",
     "trace",

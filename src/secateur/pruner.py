@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from secateur.budget import check_budget
-from secateur.errors import InputError, UnknownNameError, suggestion
+from secateur.errors import InputError
 from secateur.inputs import ExampleInputs, as_inputs
 from secateur.prune import prune
-from secateur.registry import Registry
 from secateur.request import as_granularity
 from secateur.result import Result
+from secateur.schedules.amounts import SCHEDULES, OneShot, Schedule, as_schedule
 from secateur.sparse.table import SparseGranularity
 from secateur.surgery.graph_form import to_graph
 
 __all__ = ["SCHEDULES", "Pruner"]
-
-Schedule = Callable[[float], float]
-
-SCHEDULES: Registry[Schedule] = Registry("schedule")
-
-
-@SCHEDULES.register("one_shot")
-def one_shot(progress: float) -> float:
-    """All at once, in the first step."""
-    return 1.0
-
-
-@SCHEDULES.register("iterative")
-def iterative(progress: float) -> float:
-    """The same fraction of what is left in every step."""
-    return progress
-
-
-@SCHEDULES.register("agp")
-def agp(progress: float) -> float:
-    """Much early, little late: ``1 - (1 - t)^3`` (Zhu and Gupta 2017, arXiv:1710.01878)."""
-    return 1.0 - (1.0 - progress) ** 3
 
 
 class Pruner:
@@ -52,10 +30,12 @@ class Pruner:
     ----------
     model, example_inputs
         As for :func:`secateur.prune`.
-    schedule : str, default "iterative"
+    schedule : str or Schedule, default "iterative"
         ``"iterative"`` keeps the same fraction of what is left in every step: after step t of n
         the budget b stands at ``b ** (t / n)``. ``"agp"`` approaches it along
         ``1 - (1 - b) * (1 - (1 - t / n) ** 3)``. ``"one_shot"`` is there after the first step.
+        Others go by their own curve: ``"linear"``, ``"movement:warmup=0.2"``. Of an object, only
+        the curve counts; where it ends is the budget's and `steps`' affair.
     steps : int, default 10
     **options
         As for :func:`secateur.prune`, among them ``budget`` and ``optimizer``, whose state
@@ -79,17 +59,14 @@ class Pruner:
         model: nn.Module,
         example_inputs: ExampleInputs,
         *,
-        schedule: str = "iterative",
+        schedule: str | Schedule = "iterative",
         steps: int = 10,
         budget: dict[str, float] | None = None,
         **options: Any,
     ) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise InputError(f"steps must be an integer of at least 1, not {steps!r}")
-        if schedule not in SCHEDULES:
-            raise UnknownNameError(
-                f"unknown schedule {schedule!r}{suggestion(str(schedule), SCHEDULES)}"
-            )
+        self._curve = as_schedule(schedule)
         if options.get("form") == "graph":
             # Captured once: every step goes on with the graph that was trained since.
             options["form"], model = "python", to_graph(model, example_inputs)
@@ -114,21 +91,22 @@ class Pruner:
 
     def target(self, step: int) -> dict[str, float]:
         """The budget after a step, counted from 1, as fractions of the model as given."""
-        progress = SCHEDULES[self.schedule](step / self.steps)
-
-        def left(value: float) -> float:
-            return value**progress if self.schedule == "iterative" else 1 - (1 - value) * progress
-
+        progress = step / self.steps
         return {
-            key: 1 - left(1 - value) if key == "sparsity" else left(value)
+            key: self._gone(value, progress)
+            if key == "sparsity"
+            else 1.0 - self._gone(1.0 - value, progress)
             for key, value in self.budget.items()
         }
+
+    def _gone(self, share: float, progress: float) -> float:
+        return self._curve.between(0.0, share, progress)
 
     def __iter__(self) -> Iterator[Result]:
         base: dict[str, int] | None = None
         inputs = as_inputs(self.example_inputs)
         for step in range(1, self.steps + 1):
-            if self.schedule == "one_shot" and step > 1:
+            if isinstance(self._curve, OneShot) and step > 1:
                 yield self.results[-1]
                 continue
             result = prune(

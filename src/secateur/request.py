@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from secateur.budget import check_budget
 from secateur.criteria import Criterion, as_criterion
 from secateur.errors import InputError, UnknownNameError, suggestion
 from secateur.granularity import GRANULARITIES, Granularity
-from secateur.graph.trace import named_state
+from secateur.ignored import ignored_tensors
 from secateur.profiling.census import census
 from secateur.sparse.table import ROWS, SparseGranularity, as_sparse
 
@@ -70,7 +69,7 @@ def resolve(
     row = as_granularity(granularity)
     scorer, allocator = as_criterion(criterion), as_allocation(allocation)
     checked = check_budget(budget, sparse=isinstance(row, SparseGranularity))
-    ignored = _ignored(model, ignore)
+    ignored = ignored_tensors(model, ignore)
     plain: dict[str, Any] = {
         "round_to": round_to,
         "min_keep": min_keep,
@@ -122,33 +121,6 @@ def as_granularity(
         known = [*GRANULARITIES, *ROWS]
         raise UnknownNameError(f"unknown granularity {granularity!r}{suggestion(name, known)}")
     return as_sparse(granularity)
-
-
-def _ignored(model: nn.Module, ignore: Sequence[str | nn.Module]) -> dict[str, str]:
-    """Names of the tensors of ignored modules, each with its reason."""
-    if isinstance(ignore, (str, nn.Module)):
-        ignore = [ignore]
-    modules = dict(model.named_modules())
-    paths = {id(module): path for path, module in modules.items()}
-    names = {id(tensor): name for name, tensor in named_state(model).items()}
-    chosen: dict[str, str] = {}
-    for entry in ignore:
-        if isinstance(entry, nn.Module):
-            if id(entry) not in paths:
-                raise UnknownNameError(
-                    f"ignore names a {type(entry).__name__} that is not part of the model"
-                )
-            matched = [paths[id(entry)]]
-        else:
-            matched = [path for path in modules if path and fnmatch.fnmatch(path, entry)]
-            if not matched:
-                raise UnknownNameError(
-                    f"ignore={entry!r} matches no module{suggestion(entry, filter(None, modules))}"
-                )
-        for path in matched:
-            for tensor in (*modules[path].parameters(), *modules[path].buffers()):
-                chosen[names[id(tensor)]] = f"ignored by ignore={path!r}"
-    return chosen
 
 
 def check_model(model: nn.Module) -> dict[str, int]:

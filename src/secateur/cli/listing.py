@@ -18,7 +18,10 @@ __all__ = ["list_names"]
 def list_names(
     kind: Annotated[
         str | None,
-        typer.Argument(help="criteria, allocations, granularities, models or data; all of them."),
+        typer.Argument(
+            help="criteria, allocations, granularities, schedules, regularizers, models or data; "
+            "all of them."
+        ),
     ] = None,
     pattern: Annotated[
         str | None,
@@ -67,6 +70,22 @@ def _granularities() -> list[tuple[str, str]]:
     return [(name, GRANULARITIES[name].summary) for name in GRANULARITIES]
 
 
+def _schedules() -> list[tuple[str, str]]:
+    from secateur.schedules import DYNAMICS, SCHEDULES
+    from secateur.specs import catalogue
+
+    # Two tables, one list: how much at which step, and what moves the zeros while training.
+    known = [*catalogue(SCHEDULES), *catalogue(DYNAMICS)]
+    return [(", ".join(each.names), each.summary) for each in known]
+
+
+def _regularizers() -> list[tuple[str, str]]:
+    from secateur.regularizers import REGULARIZERS
+    from secateur.specs import catalogue
+
+    return [(", ".join(each.names), each.summary) for each in catalogue(REGULARIZERS)]
+
+
 def _models() -> list[tuple[str, str]]:
     from secateur.models import SOURCES
 
@@ -93,6 +112,8 @@ KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "criteria": _criteria,
     "allocations": _allocations,
     "granularities": _granularities,
+    "schedules": _schedules,
+    "regularizers": _regularizers,
     "models": _models,
     "data": _data,
 }

@@ -113,7 +113,9 @@ def prunable_weights(model: nn.Module) -> Iterable[Weight]:
             seen.add(id(raw))
             name = f"{path}.{leaf}" if path else leaf
             with torch.no_grad():
-                yield Weight(name, tuple(getattr(module, leaf).shape), storage, groups)
+                shape = tuple(getattr(module, leaf).shape)
+            # Not inside: between two items, the caller's code would run without gradients.
+            yield Weight(name, shape, storage, groups)
 
 
 def _weights_of(module: nn.Module) -> list[tuple[str, Storage, int]]:

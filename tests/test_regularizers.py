@@ -1,0 +1,213 @@
+"""Regularizers: a contract that every registered one is held to."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import InputError, NothingToPruneError, SecateurError, UnknownNameError
+from secateur.regularizers import L1, REGULARIZERS, regularizer
+from secateur.specs import catalogue
+
+X = torch.randn(6, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(6) % 3
+NAMES = [entry.names[0] for entry in catalogue(REGULARIZERS)]
+LINES = [
+    *NAMES,
+    "slimming:proximal=True",
+    "l1:proximal=True",
+    "l2:proximal=True",
+    "group_lasso:proximal=True,granularity=channel",
+    "group_lasso:granularity=block:2x2",
+    "greg1:granularity=element,every=1,delta=0.1",
+    "greg2:every=1,pick_delta=0.01,granularity=shape",
+    "l0:granularity=vector:2",
+    "sr_ste:keep=1,of=2",
+]
+
+
+def net(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 3, groups=2),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24, 3),
+    )
+
+
+def train(model: nn.Module, reg: Any, steps: int, lr: float = 0.05) -> torch.optim.Optimizer:
+    known = {id(tensor): tensor for tensor in [*model.parameters(), *reg.parameters()]}
+    optimizer = torch.optim.SGD(known.values(), lr=lr, momentum=0.9)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(X), Y).backward()
+        reg.add_gradients()
+        optimizer.step()
+        reg.after_step(lr)
+    return optimizer
+
+
+@pytest.mark.parametrize("line", LINES)
+class TestContract:
+    def test_names_come_back_in_order_and_outputs_stay(self, line: str) -> None:
+        model = net()
+        keys = list(model.state_dict())
+        held = dict(model.named_parameters())
+        types = [type(module) for module in model.modules()]
+        reg = regularizer(line, model, X)
+        train(model, reg, 3)
+        model.eval()
+        before = model(X)
+        reg.finish()
+        assert list(model.state_dict()) == keys
+        assert all(parameter is held[name] for name, parameter in model.named_parameters())
+        assert [type(module) for module in model.modules()] == types
+        assert torch.equal(model(X), before)
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
+
+    def test_the_gradient_is_that_of_the_penalty(self, line: str) -> None:
+        model = net()
+        reg = regularizer(line, model, X)
+        if getattr(reg, "proximal", False):
+            reg.add_gradients()
+            assert all(parameter.grad is None for parameter in model.parameters())
+            return
+        twin = copy.deepcopy([parameter.detach() for parameter in model.parameters()])
+        reg.add_gradients()
+        added = [parameter.grad for parameter in model.parameters()]
+        model.zero_grad()
+        term = reg.penalty()
+        assert term.dim() == 0
+        if term.requires_grad:
+            term.backward()
+        for mine, parameter, value in zip(added, model.parameters(), twin, strict=True):
+            assert (mine is None) == (parameter.grad is None)
+            assert mine is None or torch.equal(mine, parameter.grad)
+            assert torch.equal(parameter, value)
+
+    def test_it_goes_on_where_it_was_interrupted(self, line: str) -> None:
+        torch.manual_seed(1)
+        model = net()
+        reg = regularizer(line, model, X)
+        first = train(model, reg, 3)
+        buffer = io.BytesIO()
+        torch.save((model.state_dict(), reg.state_dict()), buffer)
+        buffer.seek(0)
+        weights, state = torch.load(buffer, weights_only=True)
+        other = net(5)
+        again = regularizer(line, other, X)
+        other.load_state_dict(weights)
+        again.load_state_dict(state)
+        del first
+        results = []
+        for each, method in ((model, reg), (other, again)):
+            torch.manual_seed(2)
+            train(each, method, 3)
+            results.append(each.state_dict())
+        assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
+        assert again.steps == 6
+
+    def test_frozen_parameters_stay(self, line: str) -> None:
+        model = net()
+        for parameter in (model[0].weight, model[1].weight, model[1].bias):
+            parameter.requires_grad_(False)
+        before = model[0].weight.clone(), model[1].weight.clone()
+        reg = regularizer(line, model, X)
+        train(model, reg, 2)
+        reg.finish()
+        assert torch.equal(model[0].weight, before[0])
+        assert torch.equal(model[1].weight, before[1])
+
+    def test_a_tied_weight_counts_once_and_stays_tied(self, line: str) -> None:
+        class Tied(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3)
+                self.second.weight = self.first.weight
+                self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.head(self.norm(self.second(self.first(x).relu())).mean((2, 3)))
+
+        torch.manual_seed(0)
+        model = Tied()
+        ignore = () if line.startswith(("slimming", "polarization")) else ("head",)
+        try:
+            reg = regularizer(line, model, X, ignore=ignore)
+        except NothingToPruneError:
+            assert line in ("group_sparsity", "oto")  # what is tied to the input cannot go
+            return
+        train(model, reg, 2)
+        model.eval()
+        before = model(X)
+        reg.finish()
+        assert model.second.weight is model.first.weight
+        assert torch.equal(model(X), before)
+
+    def test_ignored_layers_stay_and_are_listed(self, line: str) -> None:
+        model = net()
+        reg = regularizer(line, model, X, ignore=["0", "1"])
+        reg.add_gradients()
+        assert all(model[at].weight.grad is None for at in (0, 1))
+        assert any("ignored" in reason for _, reason in reg.skipped)
+
+    def test_it_says_how_to_build_it_again(self, line: str) -> None:
+        reg = regularizer(line, net(), X)
+        assert regularizer(reg.spec, net(), X).spec == reg.spec
+
+    def test_a_model_with_nothing_for_it_is_one_clear_line(self, line: str) -> None:
+        with pytest.raises(NothingToPruneError) as caught:
+            regularizer(line, nn.Sequential(nn.ReLU()), X)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("slimmin", "did you mean 'slimming'"),
+        ("l1:strength=-1", "strength must be a number of at least 0, not -1"),
+        ("l1:strength=big", "not 'big'"),
+        ("l1:strenght=1", "did you mean 'strength'"),
+        ("group_lasso:granularity=filtre", "did you mean 'filter'"),
+        ("group_lasso:granularity=block:0x4", "write its size as block:NxN"),
+        ("greg1:sparsity=2", "from 0 to 1"),
+        ("sr_ste:keep=5,of=4", "cannot keep 5 of 4"),
+        ("oto", "pass example_inputs"),
+    ],
+)
+def test_errors_are_one_clear_line(line: str, words: str) -> None:
+    with pytest.raises(SecateurError) as caught:
+        regularizer(line, net())
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_misuse_is_told() -> None:
+    reg = regularizer("l1:proximal=True", net())
+    with pytest.raises(InputError, match=r"call after_step\(lr\)"):
+        reg.after_step()
+    with pytest.raises(InputError, match="attached already"):
+        reg.attach(net())
+    with pytest.raises(InputError, match="not of 'l1'"):
+        reg.load_state_dict({"name": "l2", "steps": 1})
+    with pytest.raises(InputError, match="a name or an object"):
+        regularizer(3, net())  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="matches no module"):
+        regularizer(L1(), net(), ignore=["nothing"])
+    with pytest.raises(InputError, match=r"add_gradients\(\) before"):
+        regularizer("oto", net(), X).after_step()
+    model = net()
+    nn.utils.parametrizations.weight_norm(model[8])
+    with pytest.raises(InputError, match="remove its parametrisation"):
+        regularizer("sr_ste", model)
