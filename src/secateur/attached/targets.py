@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from secateur.criteria.elementwise import working_dtype
 from secateur.errors import InputError, NothingToPruneError
 from secateur.ignored import ignored_tensors
 from secateur.sparse.table import SparseGranularity
@@ -132,6 +133,18 @@ def find_targets(
 def _listed(skipped: Skipped) -> str:
     first = [f"{name}: {reason}" for name, reason in skipped[:3]]
     return f" ({'; '.join(first)})" if first else ""
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The values in float32 or better, which sums over many of them need.
+
+    Examples
+    --------
+    >>> import torch
+    >>> wide(torch.ones(1, dtype=torch.bfloat16)).dtype, wide(torch.ones(1).double()).dtype
+    (torch.float32, torch.float64)
+    """
+    return tensor.to(working_dtype(tensor.dtype))
 
 
 def owners(model: nn.Module, parameter: Tensor) -> Iterator[tuple[nn.Module, str]]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.attached.targets import wide
 from secateur.errors import NothingToPruneError
 from secateur.graph import trace
 from secateur.graph.coupling import Group, Member
@@ -70,7 +71,7 @@ class CoupledUnits:
 
     def squares(self) -> Tensor:
         """Sum of squares of everything in a unit, ``[size]``; gradients flow through it."""
-        parts = [rows.sums(rows.parameter.float().square(), self.size) for rows in self.rows]
+        parts = [rows.sums(wide(rows.parameter).square(), self.size) for rows in self.rows]
         return torch.stack(parts).sum(0)
 
 

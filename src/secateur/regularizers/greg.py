@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from secateur.attached import Target, as_units, find_targets, lowest
 from secateur.attached.checks import checked
+from secateur.attached.targets import wide
 from secateur.inputs import ExampleInputs
 from secateur.plan import Plan
 from secateur.regularizers.base import REGULARIZERS, Regularizer
@@ -95,7 +96,7 @@ class GReg1(Regularizer):
         """The units of lowest L1 norm, exactly so many of every layer."""
         with torch.no_grad():
             for target in self.targets:
-                sums = target.tiling.sums(target.canonical().float().abs())
+                sums = target.tiling.sums(wide(target.canonical()).abs())
                 means = sums / target.tiling.sizes().to(sums.device)
                 self.chosen[target.name] = lowest(means, self.sparsity)
 
@@ -153,7 +154,7 @@ class GReg1(Regularizer):
 
     @staticmethod
     def _squares(target: Target) -> Tensor:
-        return target.tiling.sums(target.canonical().float().square())
+        return target.tiling.sums(wide(target.canonical()).square())
 
 
 @REGULARIZERS.register("greg2")

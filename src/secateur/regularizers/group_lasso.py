@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.attached import Target, as_units, find_targets
 from secateur.attached.checks import checked
+from secateur.attached.targets import wide
 from secateur.inputs import ExampleInputs
 from secateur.regularizers.base import REGULARIZERS, Regularizer, learning_rate
 
@@ -95,7 +96,7 @@ class GroupLasso(Regularizer):
 def _norms(target: Target) -> tuple[Tensor, Tensor]:
     """Norm of every unit, and the square root of its size; a zero unit has gradient zero."""
     tiling, values = target.tiling, target.canonical()
-    squares = tiling.sums(values.float().square())
+    squares = tiling.sums(wide(values).square())
     some = squares > 0
     norms = torch.where(some, squares, 1.0).sqrt() * some
     return norms, tiling.sizes().to(values.device).sqrt()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.attached import as_units, find_targets
 from secateur.attached.checks import checked
+from secateur.attached.targets import wide
 from secateur.inputs import ExampleInputs
 from secateur.regularizers.base import REGULARIZERS, Regularizer, learning_rate
 
@@ -34,7 +35,7 @@ class _Norm(Regularizer):
                 target.parameter()
 
     def penalty(self) -> Tensor:
-        terms = [self.term(target.value).float() for target in self.targets]
+        terms = [self.term(wide(target.value)) for target in self.targets]
         return self.strength * torch.stack(terms).sum()
 
     def add_gradients(self) -> None:

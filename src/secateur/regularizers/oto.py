@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.attached.checks import checked
+from secateur.attached.targets import wide
 from secateur.errors import InputError
 from secateur.graph.coupling import Member
 from secateur.inputs import ExampleInputs
@@ -111,8 +112,8 @@ class OTO(Regularizer):
     def _project(self, group: CoupledUnits, before: list[Tensor]) -> None:
         along, length = torch.zeros((2, group.size), device=_device(group))
         for rows, start in zip(group.rows, before, strict=True):
-            start = start.float()
-            along += rows.sums(start * rows.parameter.float(), group.size)
+            start = wide(start)
+            along += rows.sums(start * wide(rows.parameter), group.size)
             length += rows.sums(start.square(), group.size)
         gone = self.gone[group.name]
         gone |= along < self.epsilon * length

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from secateur.attached import Target, as_units, lowest
 from secateur.attached.checks import checked
+from secateur.attached.targets import wide
 from secateur.schedules.moving import DYNAMICS, Dynamic, squares
 
 __all__ = ["ADMM"]
@@ -96,7 +97,7 @@ class ADMM(Dynamic):
 
     def _projection(self, target: Target, tensor: Tensor) -> Tensor:
         """The nearest tensor with so many zero units: the largest norms stay."""
-        norms = target.tiling.sums(target.weight.canonical(tensor).float().square())
+        norms = target.tiling.sums(wide(target.weight.canonical(tensor)).square())
         return tensor.detach().masked_fill(target.each(lowest(norms, self.sparsity)), 0.0)
 
     def state(self) -> dict[str, Any]:

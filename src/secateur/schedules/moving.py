@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from secateur import specs
 from secateur.attached import Target, find_targets
+from secateur.attached.targets import wide
 from secateur.errors import InputError
 from secateur.plan import Plan
 from secateur.registry import Registry
@@ -228,4 +229,4 @@ def dynamic(
 
 def squares(target: Target) -> Tensor:
     """Sum of squares of every unit of a weight."""
-    return target.tiling.sums(target.canonical().detach().float().square())
+    return target.tiling.sums(wide(target.canonical().detach()).square())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.allocation import as_allocation
 from secateur.attached import Target, as_units, lowest
 from secateur.attached.checks import checked
+from secateur.attached.targets import wide
 from secateur.errors import InputError, suggestion
 from secateur.schedules.moving import DYNAMICS, Dynamic
 
@@ -224,5 +225,5 @@ class SET(_Moving):
 
 
 def _sums(target: Target, tensor: Tensor) -> Tensor:
-    values = target.weight.canonical(tensor.detach()).float().abs()
+    values = wide(target.weight.canonical(tensor.detach())).abs()
     return target.tiling.sums(values)
