@@ -16,7 +16,7 @@ from secateur.errors import InputError, UnknownNameError, suggestion
 from secateur.granularity import GRANULARITIES, Granularity
 from secateur.graph.trace import named_state
 from secateur.profiling.census import census
-from secateur.sparse.table import ROWS, SparseGranularity, as_sparse
+from secateur.sparse.table import SparseGranularity, as_sparse
 
 __all__ = ["Request", "check_model", "resolve"]
 
@@ -69,7 +69,7 @@ def resolve(
             raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
     row = as_granularity(granularity)
     scorer, allocator = as_criterion(criterion), as_allocation(allocation)
-    checked = check_budget(budget, sparse=isinstance(row, SparseGranularity))
+    checked = as_budget(row, budget)
     ignored = _ignored(model, ignore)
     plain: dict[str, Any] = {
         "round_to": round_to,
@@ -112,16 +112,24 @@ def as_granularity(
     --------
     >>> as_granularity("filter").structured, as_granularity("block:8x8").sizes
     (True, (8, 8))
+    >>> as_granularity("2:4").name
+    '2:4'
     """
     if not isinstance(granularity, str):
         return granularity
     if granularity in GRANULARITIES:
         return GRANULARITIES[granularity]
-    name = granularity.partition(":")[0]
-    if name not in ROWS:
-        known = [*GRANULARITIES, *ROWS]
-        raise UnknownNameError(f"unknown granularity {granularity!r}{suggestion(name, known)}")
-    return as_sparse(granularity)
+    return as_sparse(granularity, GRANULARITIES)
+
+
+def as_budget(row: Granularity | SparseGranularity, budget: object) -> dict[str, float]:
+    """The budget as given, checked against what the granularity takes.
+
+    Raises
+    ------
+    BudgetError
+    """
+    return row.budget(budget) if isinstance(row, SparseGranularity) else check_budget(budget)
 
 
 def _ignored(model: nn.Module, ignore: Sequence[str | nn.Module]) -> dict[str, str]:

@@ -97,7 +97,7 @@ class SparseScorer:
     def _judged(self, values: Tensor, grad: Tensor | None, tiling: Tiling) -> Tensor:
         criterion = self.criterion
         if isinstance(criterion, ElementwiseCriterion):
-            return tiling.sums(criterion.elements(values, grad)) / tiling.sizes().to(values.device)
+            return tiling.means(criterion.elements(values, grad))
         assert isinstance(criterion, FunctionCriterion)
         rows = tiling.rows(values)
         scores = torch.as_tensor(criterion.function(rows))
