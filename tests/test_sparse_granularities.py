@@ -315,7 +315,7 @@ class TestReferences:
             mask = dict(module.named_buffers())[f"{weight.leaf}_mask"].bool()
             assert torch.equal(mask, result.plan.masks[weight.name])
 
-    @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.95])
+    @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.8])
     def test_global_element_is_global_unstructured(self, sparsity: float) -> None:
         model, x = make()
         reference = copy.deepcopy(model)
@@ -354,7 +354,7 @@ class TestReferences:
         values = np.arange(1.0, 16.0).reshape(3, 5)
         with torch.no_grad():
             model[0].weight.copy_(torch.from_numpy(values))
-        pruned("block:2x2", model, torch.randn(1, 5), budget={"sparsity": 0.5})
+        pruned("block:2x2", model, torch.randn(1, 5), budget={"sparsity": 0.6})
         # Means of squares ascend over the tiles; the first three hold 4 + 4 + 2 entries.
         expected = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [11, 12, 13, 14, 15.0]])
         assert torch.equal(model[0].weight, expected)

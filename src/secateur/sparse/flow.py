@@ -71,15 +71,18 @@ def _distances(worth: Tensor, used: Tensor, rows_left: Tensor) -> tuple[Tensor, 
     forward = torch.where(used, FAR, -worth)
     back = torch.where(used, worth, FAR)
     to_row = torch.where(rows_left > 0, 0, FAR)
-    from_column = torch.full(to_row.shape, -1)
+    to_column = torch.full_like(to_row, FAR)
+    from_row, from_column = torch.full_like(to_row, -1), torch.full_like(to_row, -1)
     for _ in range(size):
-        to_column, from_row = (to_row[:, :, None] + forward).min(dim=1)
-        again, through = (to_column[:, None, :] + back).min(dim=2)
-        shorter = again < to_row
+        found, through = (to_row[:, :, None] + forward).min(dim=1)
+        # Only what is strictly shorter counts, so no two steps can come from each other.
+        shorter = found < to_column
+        to_column = torch.where(shorter, found, to_column)
+        from_row = torch.where(shorter, through, from_row)
+        found, through = (to_column[:, None, :] + back).min(dim=2)
+        shorter = found < to_row
         if not bool(shorter.any()):
             break
-        to_row = torch.where(shorter, again, to_row)
+        to_row = torch.where(shorter, found, to_row)
         from_column = torch.where(shorter, through, from_column)
-    else:
-        to_column, from_row = (to_row[:, :, None] + forward).min(dim=1)
     return to_column, from_row, from_column

@@ -50,9 +50,12 @@ class Layer:
     def scores(self) -> Tensor:
         """One score per unit, ``[units]``; infinite for those that stay whatever comes."""
         scores = self._score().detach().float().flatten().clone()
-        # Of equal scores the lowest index goes first, so the last ones stay.
-        order = scores.flip(0).topk(self.min_keep).indices
-        scores[len(scores) - 1 - order] = math.inf
+        if self.min_keep:
+            least = scores.topk(self.min_keep).values[-1]
+            above, equal = scores > least, (scores == least).nonzero()[:, 0]
+            # Of equal scores the lowest index goes first, so the last ones stay.
+            scores[equal[len(equal) - self.min_keep + int(above.sum()) :]] = math.inf
+            scores[above] = math.inf
         return scores
 
     def spare(self) -> int:
