@@ -171,7 +171,7 @@ class TestBudget:
         skipping = sc.prune(net(), x, granularity="2:4:skip")
         assert {*skipping.plan.masks} == {"0.weight"}
         assert skipping.skipped == [
-            ("1.weight", "granularity '2:4:skip' skips 10 inputs: no multiple of 4")
+            ("1.weight", "granularity '2:4:skip' needs a multiple of 4, not 10 inputs")
         ]
         padding = sc.prune(net(), x, granularity="2:4")
         assert padding.plan.masks["1.weight"].sum(1).tolist() == [6, 6]
@@ -283,12 +283,14 @@ class TestHierarchical:
             budget={"sparsity": 0.875},
         )
         live = model[0].weight != 0
-        assert int(live.sum()) == 32 * 64 // 8
+        assert 0 <= 32 * 64 // 8 - int(live.sum()) < 16
         scores = dense.square().reshape(2, 16, 64).mean(1)
         columns = live.reshape(2, 16, 64).any(1)
-        # No column that went was worth more than the least that stayed.
-        lowest = min(float(scores[live.reshape(2, 16, 64).any(1)].min()), 1e9)
-        assert (scores[~columns] <= scores.flatten().topk(34).values[-1]).all() and lowest > 0
+        assert float(scores[~columns].max()) <= float(scores[columns].min())
+        for strip, kept in zip(live.reshape(2, 16, 64), columns, strict=True):
+            closed = strip[:, kept]
+            for run in closed.split(4, dim=1):
+                assert (run.sum(1) == min(2, run.shape[1])).all()
 
     def test_without_a_budget_only_n_of_m(self) -> None:
         torch.manual_seed(0)
@@ -298,7 +300,7 @@ class TestHierarchical:
 
     def test_a_budget_below_n_of_m_is_an_error(self) -> None:
         model = nn.Sequential(nn.Linear(16, 16))
-        with pytest.raises(BudgetError, match=r"0\.3000 is too low .* 0\.5000"):
+        with pytest.raises(BudgetError, match=r"0\.2969 is too low .* 0\.5000"):
             sc.prune(
                 model, torch.randn(1, 16), granularity="block:4x4/2:4", budget={"sparsity": 0.3}
             )

@@ -61,7 +61,7 @@ def test_live_kernels_have_four_entries_and_the_budget_is_met(
     assert len(library) == 8
     zeros = sum(int((~mask).sum()) for mask in result.plan.masks.values())
     total = sum(mask.numel() for mask in result.plan.masks.values())
-    assert int(sparsity * total) <= zeros < sparsity * total + (3 * 9 if allocation else 9)
+    assert int(sparsity * total) <= zeros < sparsity * total + 3 * 9
     for name in ("0.weight", "2.weight"):
         kernels = result.plan.masks[name].reshape(-1, 9)
         live = kernels[kernels.any(dim=1)]
@@ -116,7 +116,8 @@ def test_again_on_what_was_pruned_changes_nothing() -> None:
     model, x = make()
     first = sc.prune(model, x, granularity="pattern", budget={"sparsity": 0.7})
     second = sc.prune(model, x, granularity="pattern", budget={"sparsity": 0.7})
-    assert first.plan.settings["patterns"] == second.plan.settings["patterns"]
+    libraries = [sorted(result.plan.settings["patterns"]) for result in (first, second)]
+    assert libraries[0] == libraries[1]
     assert first.plan == second.plan
 
 

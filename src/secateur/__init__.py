@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from secateur.pruner import Pruner
     from secateur.recover import recalibrate_batchnorm, recover
     from secateur.result import Result
+    from secateur.sparse.permute import permute_for_nm
     from secateur.surgery.graph_form import to_graph
 
 # Imported on first use, so that `import secateur` costs next to nothing.
@@ -32,6 +33,7 @@ _HOMES = {
     "export": "secateur.export",
     "history": "secateur.plan",
     "load": "secateur.persist",
+    "permute_for_nm": "secateur.sparse.permute",
     "profile": "secateur.profiling",
     "prune": "secateur.prune",
     "recalibrate_batchnorm": "secateur.recover",
@@ -51,6 +53,7 @@ __all__ = [
     "export",
     "history",
     "load",
+    "permute_for_nm",
     "profile",
     "prune",
     "recalibrate_batchnorm",

@@ -62,9 +62,7 @@ class SemiStructured(SparseGranularity):
         runs = {"inputs": inputs, "outputs": outputs} if self.transposable else {"inputs": inputs}
         for what, size in runs.items():
             if self.short == "skip" and size % self.of:
-                return (
-                    f"granularity {self.name!r} skips it: {self.of} does not divide {size} {what}"
-                )
+                return f"granularity {self.name!r} needs a multiple of {self.of}, not {size} {what}"
         if max(runs.values()) <= self.keep:
             return f"granularity {self.name!r} would keep all of its {inputs} inputs"
         return None
