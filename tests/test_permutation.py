@@ -78,7 +78,7 @@ def test_the_model_computes_what_it_did(kind: str, numbers: tuple[int, int]) -> 
         if layer.name not in ("inner.weight", "side.weight"):
             assert layer.default <= layer.permuted
         # What it says is what the model holds.
-        weight = model.get_parameter(layer.name)
+        weight = model.get_parameter(layer.name).detach()
         if layer.name != "up.weight":
             kept = (weight.abs() * nm_mask(weight.abs(), *numbers)).sum()
             assert float(kept) == pytest.approx(layer.permuted, rel=1e-5)

@@ -157,9 +157,10 @@ def _readers(group: Group, weights: dict[str, Weight]) -> list[Member]:
             continue
         along = 1 if weight.storage == "outputs first" else 0
         whole = len(member.classes) == len(group.classes)
-        if member.dim == along and whole and len(np.unique(member.classes)) == len(group.classes):
-            if not found or np.array_equal(found[0].classes, member.classes):
-                found.append(member)
+        plain = whole and len(np.unique(member.classes)) == len(group.classes)
+        alike = not found or np.array_equal(found[0].classes, member.classes)
+        if member.dim == along and plain and alike:
+            found.append(member)
     return found
 
 
