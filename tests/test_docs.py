@@ -13,6 +13,7 @@ import typer
 from secateur.allocation import ALLOCATIONS
 from secateur.cli import app
 from secateur.criteria import CRITERIA
+from secateur.sparse import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -50,7 +51,8 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("folder", "names"), [("criteria", CRITERIA), ("allocations", ALLOCATIONS)]
+    ("folder", "names"),
+    [("criteria", CRITERIA), ("allocations", ALLOCATIONS), ("granularities", ROWS)],
 )
 def test_every_method_has_a_page(folder: str, names: object) -> None:
     pages = (ROOT / "docs" / "methods" / folder).glob("*.md")
