@@ -187,7 +187,7 @@ def _obstacle(model: nn.Module, group: Group, readers: list[Member], of: int) ->
 
 def _matrix(tensor: Tensor, weight: Weight) -> Tensor:
     """Absolute values, inputs as columns."""
-    canonical = weight.canonical(tensor.detach()).float().abs()
+    canonical = weight.canonical(tensor.detach()).float().abs().cpu()
     return canonical.movedim(1, -1).flatten(0, -2)
 
 

@@ -136,7 +136,7 @@ class SparseScorer:
             for name, tiling in self.tilings.items():
                 new = batch.pop(name, torch.zeros(tiling.grid))
                 mean = self._means.setdefault(name, torch.zeros_like(new))
-                mean += (new - mean) / done
+                mean += (new.to(mean.device) - mean) / done
 
         stream_gradients(
             self.model,

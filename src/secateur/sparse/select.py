@@ -49,7 +49,7 @@ class Layer:
 
     def scores(self) -> Tensor:
         """One score per unit, ``[units]``; infinite for those that stay whatever comes."""
-        scores = self._score().detach().float().flatten().clone()
+        scores = self._score().detach().cpu().float().flatten().clone()
         if self.min_keep:
             least = scores.topk(self.min_keep).values[-1]
             above, equal = scores > least, (scores == least).nonzero()[:, 0]

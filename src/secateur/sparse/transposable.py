@@ -63,6 +63,9 @@ def transposable_mask(scores: Tensor, keep: int, of: int) -> Tensor:
     check_runs(scores, keep, of)
     if not bool(torch.isfinite(scores).all()):
         raise InputError("scores hold NaN or infinity, so nothing can be ranked by them")
+    if scores.device.type == "mps":
+        # It has no double precision.
+        return transposable_mask(scores.cpu(), keep, of).to(scores.device)
     # Matrices of outputs by inputs, one for every kernel position.
     planes = scores.movedim((0, 1), (-2, -1))
     outputs, inputs = planes.shape[-2:]
