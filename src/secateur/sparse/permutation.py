@@ -13,8 +13,8 @@ __all__ = ["best_order", "ideal", "retained"]
 
 # More rows than this say little more about columns; the result is judged on all of them.
 ROWS = 2048
-# Entries of what is compared at once.
-CHUNK = 1 << 22
+# Entries of a column of all pairs that are compared at once: they then stay in cache.
+CHUNK = 1 << 14
 # Ways to part two runs of columns that are tried: all 35 of runs of four.
 PARTINGS = 35
 
@@ -68,10 +68,11 @@ def best_order(matrix: Tensor, keep: int, of: int, rounds: int, seed: int) -> Te
         stripes = order.reshape(runs, of)
         both = torch.cat([stripes[dealt[:, 0]], stripes[dealt[:, 1]]], dim=1)
         gained = False
-        wide = max(1, CHUNK // (len(first) * 2 * of * columns.shape[1]))
+        wide = max(1, CHUNK // columns.shape[1])
         for at in range(0, len(both), wide):
             pairs = both[at : at + wide]
-            totals = _kept(columns, pairs[:, first], keep) + _kept(columns, pairs[:, second], keep)
+            held = columns[pairs]
+            totals = _totals(held, first, keep) + _totals(held, second, keep)
             best = totals.argmax(dim=1)
             # The first way leaves the pair as it is; rounding is no gain.
             better = totals.gather(1, best[:, None])[:, 0] > totals[:, 0] * (1 + 1e-6)
@@ -101,14 +102,25 @@ def _partings(of: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.tensor(halves), torch.tensor(others)
 
 
-def _kept(columns: Tensor, chosen: Tensor, keep: int) -> Tensor:
-    """What the chosen columns retain over all rows, ``[pairs, ways]``."""
-    places = [columns[chosen[..., at]] for at in range(chosen.shape[-1])]
-    if keep == 2 and len(places) == 4:
-        a, b, c, d = places
-        high, low = torch.maximum(a, b), torch.maximum(c, d)
-        # The two highest are a pair of either half, or the higher of each.
-        top = torch.maximum(torch.maximum(a + b, c + d), high + low)
+def _totals(pairs: Tensor, halves: Tensor, keep: int) -> Tensor:
+    """What every way to choose half of a pair's columns retains over all rows, ``[pairs, ways]``.
+
+    Parameters
+    ----------
+    pairs : Tensor, shape [pairs, 2 * of, rows]
+    halves : Tensor, shape [ways, of]
+    """
+    totals = []
+    if keep == 2 and halves.shape[1] == 4:
+        columns = pairs.unbind(1)
+        twos = list(itertools.combinations(range(len(columns)), 2))
+        both = {(i, j): columns[i] + columns[j] for i, j in twos}
+        higher = {(i, j): torch.maximum(columns[i], columns[j]) for i, j in twos}
+        for a, b, c, d in halves.tolist():
+            # The two highest are one pair, or the other, or the higher of each.
+            top = torch.maximum(both[a, b], both[c, d])
+            totals.append(torch.maximum(top, higher[a, b] + higher[c, d]).sum(-1))
     else:
-        top = torch.stack(places, dim=-1).topk(keep, dim=-1).values.sum(-1)
-    return top.sum(-1, dtype=torch.float64)
+        for half in halves:
+            totals.append(pairs[:, half].topk(keep, dim=1).values.sum((1, 2)))
+    return torch.stack(totals, dim=1)
