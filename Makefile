@@ -85,6 +85,7 @@ bench: $(BENCH)
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.import_time
+	$(BIN)/python -m benchmarks.nm_masks
 
 coverage: $(BENCH)
 	$(BIN)/python -m benchmarks.coverage $(ARGS)

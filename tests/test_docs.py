@@ -15,6 +15,7 @@ from secateur.cli import app
 from secateur.criteria import CRITERIA
 from secateur.regularizers import REGULARIZERS
 from secateur.schedules import DYNAMICS, SCHEDULES
+from secateur.sparse import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -56,6 +57,7 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         ("criteria", CRITERIA),
         ("allocations", ALLOCATIONS),
+        ("granularities", ROWS),
         ("regularizers", REGULARIZERS),
         ("schedules", {*SCHEDULES, *DYNAMICS}),
     ],

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from secateur.regularizers import regularizer
     from secateur.result import Result
     from secateur.schedules import Rewind, dynamic
+    from secateur.sparse.permute import permute_for_nm
     from secateur.surgery.graph_form import to_graph
 
 # Imported on first use, so that `import secateur` costs next to nothing.
@@ -40,6 +41,7 @@ _HOMES = {
     "huggingface_callback": "secateur.callbacks",
     "lightning_callback": "secateur.callbacks",
     "load": "secateur.persist",
+    "permute_for_nm": "secateur.sparse.permute",
     "profile": "secateur.profiling",
     "prune": "secateur.prune",
     "recalibrate_batchnorm": "secateur.recover",
@@ -65,6 +67,7 @@ __all__ = [
     "huggingface_callback",
     "lightning_callback",
     "load",
+    "permute_for_nm",
     "profile",
     "prune",
     "recalibrate_batchnorm",

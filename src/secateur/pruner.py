@@ -7,14 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from secateur.budget import check_budget
 from secateur.errors import InputError
 from secateur.inputs import ExampleInputs, as_inputs
 from secateur.prune import prune
-from secateur.request import as_granularity
+from secateur.request import as_budget, as_granularity
 from secateur.result import Result
 from secateur.schedules.amounts import SCHEDULES, OneShot, Schedule, as_schedule
-from secateur.sparse.table import SparseGranularity
 from secateur.surgery.graph_form import to_graph
 
 __all__ = ["SCHEDULES", "Pruner"]
@@ -75,8 +73,7 @@ class Pruner:
         self.schedule = schedule
         self.steps = steps
         granularity = as_granularity(options.get("granularity", "channel"))
-        sparse = isinstance(granularity, SparseGranularity)
-        self.budget = check_budget(budget, sparse=sparse)
+        self.budget = as_budget(granularity, budget)
         self.options = options
         asked = [key for key in ("prune_inputs", "prune_outputs") if options.get(key)]
         if asked and options.get("data") is not None:

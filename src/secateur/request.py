@@ -11,11 +11,11 @@ from torch import nn
 from secateur.allocation import Allocation, as_allocation
 from secateur.budget import check_budget
 from secateur.criteria import Criterion, as_criterion
-from secateur.errors import InputError, UnknownNameError, suggestion
+from secateur.errors import InputError
 from secateur.granularity import GRANULARITIES, Granularity
 from secateur.ignored import ignored_tensors
 from secateur.profiling.census import census
-from secateur.sparse.table import ROWS, SparseGranularity, as_sparse
+from secateur.sparse.table import SparseGranularity, as_sparse
 
 __all__ = ["Request", "check_model", "resolve"]
 
@@ -68,7 +68,7 @@ def resolve(
             raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
     row = as_granularity(granularity)
     scorer, allocator = as_criterion(criterion), as_allocation(allocation)
-    checked = check_budget(budget, sparse=isinstance(row, SparseGranularity))
+    checked = as_budget(row, budget)
     ignored = ignored_tensors(model, ignore)
     plain: dict[str, Any] = {
         "round_to": round_to,
@@ -111,16 +111,24 @@ def as_granularity(
     --------
     >>> as_granularity("filter").structured, as_granularity("block:8x8").sizes
     (True, (8, 8))
+    >>> as_granularity("2:4").name
+    '2:4'
     """
     if not isinstance(granularity, str):
         return granularity
     if granularity in GRANULARITIES:
         return GRANULARITIES[granularity]
-    name = granularity.partition(":")[0]
-    if name not in ROWS:
-        known = [*GRANULARITIES, *ROWS]
-        raise UnknownNameError(f"unknown granularity {granularity!r}{suggestion(name, known)}")
-    return as_sparse(granularity)
+    return as_sparse(granularity, GRANULARITIES)
+
+
+def as_budget(row: Granularity | SparseGranularity, budget: object) -> dict[str, float]:
+    """The budget as given, checked against what the granularity takes.
+
+    Raises
+    ------
+    BudgetError
+    """
+    return row.budget(budget) if isinstance(row, SparseGranularity) else check_budget(budget)
 
 
 def check_model(model: nn.Module) -> dict[str, int]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import BudgetError, NothingToPruneError, ParityError
+from secateur.errors import NothingToPruneError, ParityError
 from secateur.inputs import Inputs, evaluating, named_tensors, run
 from secateur.plan import Plan
 from secateur.profiling import profile
 from secateur.request import Request
 from secateur.result import GroupSummary, Result
+from secateur.sparse.base import SparseGranularity, Task
 from secateur.sparse.scoring import SparseScorer
-from secateur.sparse.select import Layer, removed_globally, removed_per_layer, zeros_wanted
-from secateur.sparse.table import SparseGranularity
 from secateur.sparse.tiles import Tiling
 from secateur.sparse.weights import Weight, prunable_weights
 from secateur.surgery.apply import apply_plan
@@ -24,8 +22,6 @@ from secateur.surgery.transaction import transaction
 from secateur.verify import difference
 
 __all__ = ["sparsify"]
-
-Units = list[tuple[Weight, Tiling]]
 
 
 def sparsify(
@@ -40,68 +36,47 @@ def sparsify(
 ) -> Result:
     """Prune to a sparsity on a resolved request; see :func:`secateur.prune`."""
     before = profile(model, inputs)
-    units, skipped = _units(model, request, granularity)
-    plan = Plan(settings=request.settings)
-    scorer = SparseScorer(model, request.criterion, units, request.data, request.loss, request.seed)
-    removed = _choose(units, scorer, request)
-    for weight, tiling in units:
-        plan.masks[weight.name] = weight.stored(~tiling.spread(removed[weight.name])).contiguous()
+    weights, skipped = _weights(model, request, granularity)
+
+    def scorer(units: Sequence[tuple[Weight, Tiling]]) -> SparseScorer:
+        return SparseScorer(
+            model, request.criterion, units, request.data, request.loss, request.seed
+        )
+
+    task = Task(
+        weights, scorer, request.budget.get("sparsity"), request.allocation, request.min_keep
+    )
+    chosen = granularity.choose(task)
+    plan = Plan(settings={**request.settings, **chosen.settings})
+    for weight in weights:
+        plan.masks[weight.name] = weight.stored(chosen.masks[weight.name]).contiguous()
         plan.shapes[weight.name] = list(weight.shape)
     with transaction(model):
         expected = _masked_outputs(model, inputs, plan) if verify else None
         apply_plan(plan, model, optimizer, ema)
         error = None if expected is None else _compared(model, inputs, expected)
-    groups = [
-        GroupSummary(weight.name, (), tiling.count, tiling.count - int(removed[weight.name].sum()))
-        for weight, tiling in units
-    ]
+    groups = [GroupSummary(weight.name, (), *chosen.counts[weight.name]) for weight in weights]
     return Result(model, plan, before, profile(model, inputs), skipped, error, groups)
 
 
-def _units(
+def _weights(
     model: nn.Module, request: Request, granularity: SparseGranularity
-) -> tuple[Units, list[tuple[str, str]]]:
-    units: Units = []
+) -> tuple[list[Weight], list[tuple[str, str]]]:
+    weights: list[Weight] = []
     skipped: list[tuple[str, str]] = []
     for weight in prunable_weights(model):
         reason = request.ignore.get(weight.name) or granularity.misfit(weight)
         if reason is not None:
             skipped.append((weight.name, reason))
         else:
-            units.append((weight, granularity.tiling(weight)))
-    if not units:
+            weights.append(weight)
+    if not weights:
         why = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
         raise NothingToPruneError(
             f"no weight can be pruned at granularity {granularity.name!r} "
             f"({why or 'the model has no convolution, linear or recurrent layer'})"
         )
-    return units, skipped
-
-
-def _choose(units: Units, scorer: SparseScorer, request: Request) -> dict[str, Tensor]:
-    sparsity = request.budget["sparsity"]
-    layers = [
-        Layer(weight.name, tiling, functools.partial(scorer.scores, weight), request.min_keep)
-        for weight, tiling in units
-    ]
-    total = sum(layer.entries for layer in layers)
-    zeros = zeros_wanted(sparsity, total)
-    shares = request.allocation.sparsities([layer.tiling.shape for layer in layers], sparsity)
-    if shares is None:
-        return removed_globally(layers, zeros)
-    exact = [share * layer.entries for share, layer in zip(shares, layers, strict=True)]
-    counts = [math.floor(number + 1e-9) for number in exact]
-    # What rounding down left over goes to the layers that lost most by it.
-    order = sorted(range(len(layers)), key=lambda at: counts[at] - exact[at])
-    for at in order[: max(zeros - sum(counts), 0)]:
-        counts[at] += 1
-    for layer, count in zip(layers, counts, strict=True):
-        if count > layer.spare():
-            raise BudgetError(
-                f"the sparsity {count / layer.entries:.4f} of {layer.name!r} cannot be met: at "
-                f"most {layer.spare() / layer.entries:.4f} is left above its floor (min_keep)"
-            )
-    return removed_per_layer(layers, counts)
+    return weights, skipped
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:

@@ -66,8 +66,10 @@ def _allocations() -> list[tuple[str, str]]:
 
 def _granularities() -> list[tuple[str, str]]:
     from secateur.granularity import GRANULARITIES
+    from secateur.sparse import ROWS
 
-    return [(name, GRANULARITIES[name].summary) for name in GRANULARITIES]
+    whole = [(name, GRANULARITIES[name].summary) for name in GRANULARITIES]
+    return [*whole, *((name, f"zeros: {ROWS[name].summary}") for name in ROWS)]
 
 
 def _schedules() -> list[tuple[str, str]]:

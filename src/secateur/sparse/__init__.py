@@ -5,6 +5,7 @@ from __future__ import annotations
 from secateur.sparse.nm import nm_mask
 from secateur.sparse.table import ROWS, SparseGranularity, as_sparse
 from secateur.sparse.tiles import Tiling
+from secateur.sparse.transposable import transposable_mask
 from secateur.sparse.weights import Weight, prunable_weights
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "as_sparse",
     "nm_mask",
     "prunable_weights",
+    "transposable_mask",
 ]

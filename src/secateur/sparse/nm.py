@@ -7,15 +7,16 @@ from torch import Tensor
 
 from secateur.errors import InputError
 
-__all__ = ["nm_mask"]
+__all__ = ["check_runs", "nm_mask"]
 
 # Up to this M, comparing every pair is faster than sorting.
 PAIRWISE = 16
-# Entries at once: what is compared then stays in cache.
+# Entries at once: what is compared then stays in cache; an accelerator wants larger pieces.
 CHUNK = 1 << 15
+CHUNK_ACCELERATOR = 1 << 24
 
 
-def nm_mask(scores: Tensor, keep: int, of: int) -> Tensor:
+def nm_mask(scores: Tensor, keep: int, of: int, *, magnitude: bool = False) -> Tensor:
     """Keep the entries with the highest scores in every run of inputs.
 
     Runs go along the inputs at a fixed output and kernel position, which is the dimension that
@@ -28,6 +29,8 @@ def nm_mask(scores: Tensor, keep: int, of: int) -> Tensor:
         No NaN.
     keep, of : int
         ``keep`` of ``of`` stay: 2 and 4 for 2:4.
+    magnitude : bool, default False
+        Rank by absolute value: a weight then needs no copy of its size to be scored.
 
     Returns
     -------
@@ -37,28 +40,48 @@ def nm_mask(scores: Tensor, keep: int, of: int) -> Tensor:
     Raises
     ------
     InputError
-        Unless ``1 <= keep <= of`` and ``of >= 2``.
+        Unless ``1 <= keep <= of`` and ``of >= 2``, and for NaN.
 
     Examples
     --------
     >>> nm_mask(torch.tensor([[1.0, 5.0, 3.0, 2.0, 4.0, 4.0]]), 2, 4).int()
     tensor([[0, 1, 1, 0, 1, 1]], dtype=torch.int32)
     """
-    if not 1 <= keep <= of or of < 2:
-        raise InputError(f"{keep}:{of} must keep at least 1 and at most all of 2 or more")
+    check_runs(scores, keep, of)
+    scores = scores.detach()
     # Inputs last and in memory order: a convolution's runs are strided as it stores them.
     rows = scores.movedim(1, -1)
     mask = torch.ones(rows.shape, dtype=torch.bool, device=scores.device)
     flat, out = rows.reshape(-1, rows.shape[-1]), mask.view(-1, rows.shape[-1])
     width = flat.shape[1]
     whole = width - width % of
-    tall = max(1, CHUNK // max(width, 1))
-    for top in range(0, flat.shape[0] if whole else 0, tall):
-        part = flat[top : top + tall, :whole].unflatten(1, (-1, of))
-        out[top : top + tall, :whole] = _kept(part, keep).flatten(1)
-    if width - whole > keep:
-        out[:, whole:] = _kept(flat[:, whole:].unsqueeze(1), keep).squeeze(1)
+    chunk = CHUNK if scores.device.type == "cpu" else CHUNK_ACCELERATOR
+    tall = max(1, chunk // max(width, 1))
+    unknown = torch.zeros((), dtype=torch.bool, device=scores.device)
+    for top in range(0, flat.shape[0], tall):
+        part = flat[top : top + tall]
+        part = part.abs() if magnitude else part
+        if part.is_floating_point() and part.numel():
+            # The smallest of all is NaN as soon as one of them is.
+            unknown |= part.min().isnan()
+        if whole:
+            runs = part[:, :whole].unflatten(1, (-1, of))
+            out[top : top + tall, :whole] = _kept(runs, keep).flatten(1)
+        if width - whole > keep:
+            out[top : top + tall, whole:] = _kept(part[:, whole:].unsqueeze(1), keep).squeeze(1)
+    if bool(unknown):
+        raise InputError("scores hold NaN, so nothing can be ranked by them")
     return mask.movedim(-1, 1)
+
+
+def check_runs(scores: Tensor, keep: int, of: int) -> None:
+    """Refuse numbers that mean nothing, and tensors without inputs."""
+    if not 1 <= keep <= of or of < 2:
+        raise InputError(f"{keep}:{of} must keep at least 1 and at most all of 2 or more")
+    if scores.dim() < 2:
+        raise InputError(
+            f"scores need outputs and inputs, and these have shape {list(scores.shape)}"
+        )
 
 
 def _kept(runs: Tensor, keep: int) -> Tensor:

@@ -97,7 +97,7 @@ class SparseScorer:
     def _judged(self, values: Tensor, grad: Tensor | None, tiling: Tiling) -> Tensor:
         criterion = self.criterion
         if isinstance(criterion, ElementwiseCriterion):
-            return tiling.sums(criterion.elements(values, grad)) / tiling.sizes().to(values.device)
+            return tiling.means(criterion.elements(values, grad))
         assert isinstance(criterion, FunctionCriterion)
         rows = tiling.rows(values)
         scores = torch.as_tensor(criterion.function(rows))
@@ -136,7 +136,7 @@ class SparseScorer:
             for name, tiling in self.tilings.items():
                 new = batch.pop(name, torch.zeros(tiling.grid))
                 mean = self._means.setdefault(name, torch.zeros_like(new))
-                mean += (new - mean) / done
+                mean += (new.to(mean.device) - mean) / done
 
         stream_gradients(
             self.model,

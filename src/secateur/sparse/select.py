@@ -9,11 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.allocation import Allocation
 from secateur.errors import BudgetError
 from secateur.sparse.threshold import Cut, Ranked, find_cut, ordered
 from secateur.sparse.tiles import Tiling
 
-__all__ = ["Layer", "removed_globally", "removed_per_layer", "zeros_wanted"]
+__all__ = [
+    "Layer",
+    "removed_globally",
+    "removed_per_layer",
+    "removed_under",
+    "zeros_per_layer",
+    "zeros_wanted",
+]
 
 
 class Layer:
@@ -41,10 +49,13 @@ class Layer:
 
     def scores(self) -> Tensor:
         """One score per unit, ``[units]``; infinite for those that stay whatever comes."""
-        scores = self._score().detach().float().flatten().clone()
-        # Of equal scores the lowest index goes first, so the last ones stay.
-        order = scores.flip(0).topk(self.min_keep).indices
-        scores[len(scores) - 1 - order] = math.inf
+        scores = self._score().detach().cpu().float().flatten().clone()
+        if self.min_keep:
+            least = scores.topk(self.min_keep).values[-1]
+            above, equal = scores > least, (scores == least).nonzero()[:, 0]
+            # Of equal scores the lowest index goes first, so the last ones stay.
+            scores[equal[len(equal) - self.min_keep + int(above.sum()) :]] = math.inf
+            scores[above] = math.inf
         return scores
 
     def spare(self) -> int:
@@ -132,3 +143,61 @@ def removed_per_layer(layers: Sequence[Layer], zeros: Sequence[int]) -> dict[str
     for layer, count in zip(layers, zeros, strict=True):
         removed |= removed_globally([layer], count)
     return removed
+
+
+def removed_under(
+    layers: Sequence[Layer],
+    shapes: Sequence[tuple[int, ...]],
+    sparsity: float,
+    allocation: Allocation,
+) -> dict[str, Tensor]:
+    """Units that go so that this share of all entries is gone, spread as an allocation says.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    shapes : sequence of tuple of int
+        ``(outputs, inputs, *kernel)`` of every layer's weight.
+    sparsity : float
+    allocation : Allocation
+
+    Returns
+    -------
+    dict
+        Layer name -> units that go, ``[*grid]`` of bool.
+
+    Raises
+    ------
+    BudgetError
+        When too few entries can go.
+    """
+    zeros = zeros_wanted(sparsity, sum(layer.entries for layer in layers))
+    counts = zeros_per_layer([layer.entries for layer in layers], shapes, sparsity, allocation)
+    if counts is None:
+        return removed_globally(layers, zeros)
+    for layer, count in zip(layers, counts, strict=True):
+        if count > layer.spare():
+            raise BudgetError(
+                f"the sparsity {count / layer.entries:.4f} of {layer.name!r} cannot be met: at "
+                f"most {layer.spare() / layer.entries:.4f} is left above its floor (min_keep)"
+            )
+    return removed_per_layer(layers, counts)
+
+
+def zeros_per_layer(
+    entries: Sequence[int],
+    shapes: Sequence[tuple[int, ...]],
+    sparsity: float,
+    allocation: Allocation,
+) -> list[int] | None:
+    """How many entries of every layer become zero; None where one ranking decides."""
+    shares = allocation.sparsities(shapes, sparsity)
+    if shares is None:
+        return None
+    exact = [share * number for share, number in zip(shares, entries, strict=True)]
+    counts = [math.floor(number + 1e-9) for number in exact]
+    # What rounding down left over goes to the layers that lost most by it.
+    order = sorted(range(len(entries)), key=lambda at: counts[at] - exact[at])
+    for at in order[: max(zeros_wanted(sparsity, sum(entries)) - sum(counts), 0)]:
+        counts[at] += 1
+    return counts

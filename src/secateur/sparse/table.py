@@ -1,43 +1,17 @@
-"""Sparse granularities as one table: what a unit keeps apart, cuts into tiles, or spans."""
+"""Sparse granularities as one table, and how users write them."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from secateur.errors import InputError, UnknownNameError, suggestion
-from secateur.sparse.tiles import Tiling
-from secateur.sparse.weights import Weight
+from secateur.sparse.base import Row, SparseGranularity
+from secateur.sparse.hierarchical import Hierarchical
+from secateur.sparse.pattern import Pattern
+from secateur.sparse.semi import SemiStructured, Short
 
 __all__ = ["ROWS", "Row", "SparseGranularity", "as_sparse"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One row of the table.
-
-    Attributes
-    ----------
-    name : str
-    pattern : str
-        Three entries for outputs, inputs and kernel positions. A bare axis is kept apart,
-        ``(i)`` is spanned, ``o/V`` is cut into tiles of V; ``(w)`` spans only the last axis of
-        the kernel.
-    default : tuple of int
-        Sizes of the tiles, in the order in which they occur.
-    needs_kernel : bool
-        Whether the weight must have kernel positions: a linear layer has no stripes.
-    summary, source : str
-    """
-
-    name: str
-    pattern: str
-    default: tuple[int, ...]
-    needs_kernel: bool
-    summary: str
-    source: str
-
 
 ROWS: dict[str, Row] = {
     row.name: row
@@ -50,61 +24,28 @@ ROWS: dict[str, Row] = {
         Row("kernel", "o i (k)", (), True, "whole kernels (connectivity)", "1705.08922"),
         Row("stripe", "o (i) k", (), True, "all inputs at one kernel position", "2009.14410"),
         Row("shape", "(o) i k", (), False, "one input and position of all outputs", "1608.03665"),
+        Row("N:M", "o i/M k", (), False, "N of every M inputs in a row stay", "2104.08378"),
+        Row("N:M:transposable", "o/M i/M k", (), False,
+            "N of every M along inputs and along outputs stay", "2102.08124"),
+        Row("UNITS/N:M", "o i k", (), False,
+            "whole units of another granularity, then N:M in what stays", "2310.02065"),
+        Row("pattern", "o i (k)", (8,), True,
+            "3x3 kernels keep 4 entries in one of a few patterns; whole kernels", "2001.00138"),
     ]
-}
+}  # fmt: skip
+
+NM = re.compile(r"(\d+):(\d+)((?::[a-z]+)*)")
 
 
-@dataclasses.dataclass(frozen=True)
-class SparseGranularity:
-    """A row of the table with its sizes: what becomes zero as one unit.
-
-    Attributes
-    ----------
-    name : str
-        As users write it: ``"block:4x8"``.
-    row : Row
-    sizes : tuple of int
-        Of the tiles.
-    """
-
-    name: str
-    row: Row
-    sizes: tuple[int, ...]
-
-    def misfit(self, weight: Weight) -> str | None:
-        """Why it cannot be applied to a weight; None where it can."""
-        shape = weight.canonical_shape
-        if self.row.needs_kernel and len(shape) < 3:
-            return f"granularity {self.name!r} needs a kernel, and this weight has none"
-        for axis, size in zip(shape, self._tile_sizes(), strict=False):
-            if size is not None and size > axis:
-                return f"granularity {self.name!r} is larger than the weight, {list(shape)}"
-        return None
-
-    def tiling(self, weight: Weight) -> Tiling:
-        """The weight's units."""
-        shape = weight.canonical_shape
-        outputs, inputs, kernel = self.row.pattern.split()
-        sizes = iter(self.sizes)
-        tile = [_step(outputs, shape[0], sizes), _step(inputs, shape[1], sizes)]
-        for axis, size in enumerate(shape[2:], start=3):
-            spanned = kernel == "(k)" or (kernel == "(w)" and axis == len(shape))
-            tile.append(size if spanned else 1)
-        return Tiling(tuple(shape), tuple(tile))
-
-    def _tile_sizes(self) -> list[int | None]:
-        sizes = iter(self.sizes)
-        return [next(sizes) if "/" in axis else None for axis in self.row.pattern.split()[:2]]
-
-
-def _step(axis: str, size: int, sizes: Iterator[int]) -> int:
-    if axis.startswith("("):
-        return size
-    return min(next(sizes), size) if "/" in axis else 1
-
-
-def as_sparse(text: str) -> SparseGranularity:
+def as_sparse(text: str, others: Iterable[str] = ()) -> SparseGranularity:
     """Read a sparse granularity: a name of the table, with sizes if need be.
+
+    Parameters
+    ----------
+    text : str
+        ``"block:4x8"``, ``"2:4"``, ``"2:4:skip"``, ``"2:4:transposable"``, ``"vector:16/2:4"``.
+    others : iterable of str
+        Further names to suggest where this one is unknown.
 
     Raises
     ------
@@ -117,16 +58,62 @@ def as_sparse(text: str) -> SparseGranularity:
     --------
     >>> as_sparse("block:4x8").sizes, as_sparse("vector").sizes, as_sparse("kernel").sizes
     ((4, 8), (16,), ())
+    >>> as_sparse("2:4:skip").short, as_sparse("vector:8/2:4").units.sizes
+    ('skip', (8,))
     """
+    units, slash, inner = text.partition("/")
+    if slash:
+        within = _nm(inner)
+        if within is None or within.transposable or within.short == "skip":
+            raise InputError(
+                f"granularity {text!r}: after the slash write N:M, as in {units or 'vector'}/2:4"
+            )
+        outer = as_sparse(units)
+        if type(outer) is not SparseGranularity:
+            raise InputError(
+                f"granularity {text!r}: before the slash write units such as vector:16 or block:4x4"
+            )
+        return Hierarchical(text, ROWS["UNITS/N:M"], (), outer, within)
+    found = _nm(text)
+    if found is not None:
+        return found
+    return _tiles(text, others)
+
+
+def _nm(text: str) -> SemiStructured | None:
+    match = NM.fullmatch(text)
+    if match is None:
+        return None
+    flags = [flag for flag in match[3].split(":") if flag]
+    for flag in flags:
+        if flag not in ("skip", "transposable"):
+            raise InputError(
+                f"granularity {text!r}: {flag!r} is no option of N:M"
+                f"{suggestion(flag, ['skip', 'transposable'])}"
+            )
+    keep, of = int(match[1]), int(match[2])
+    if of < 2 or not 1 <= keep < of:
+        raise InputError(
+            f"granularity {text!r}: N of M stay, so M is at least 2 and N is 1 to M - 1, as in 2:4"
+        )
+    transposable = "transposable" in flags
+    row = ROWS["N:M:transposable" if transposable else "N:M"]
+    short: Short = "skip" if "skip" in flags else "pad"
+    return SemiStructured(text, row, (keep, of), short, transposable)
+
+
+def _tiles(text: str, others: Iterable[str]) -> SparseGranularity:
     name, colon, rest = text.partition(":")
     if name not in ROWS:
-        raise UnknownNameError(f"unknown granularity {text!r}{suggestion(name, ROWS)}")
+        known = [*others, *ROWS]
+        raise UnknownNameError(f"unknown granularity {text!r}{suggestion(name, known)}")
     row = ROWS[name]
+    kind = Pattern if name == "pattern" else SparseGranularity
     if not colon:
-        return SparseGranularity(text, row, row.default)
+        return kind(text, row, row.default)
     if not row.default:
         raise InputError(f"granularity {name!r} takes no sizes, so {rest!r} means nothing")
     form = "x".join(["N"] * len(row.default))
     if not re.fullmatch("x".join([r"[1-9]\d*"] * len(row.default)), rest):
         raise InputError(f"granularity {text!r}: write its size as {name}:{form}")
-    return SparseGranularity(text, row, tuple(int(size) for size in rest.split("x")))
+    return kind(text, row, tuple(int(size) for size in rest.split("x")))

@@ -70,6 +70,22 @@ class Tiling:
             entries = parts
         return entries
 
+    def means(self, entries: Tensor) -> Tensor:
+        """Mean over the entries that every box has, ``[*grid]``.
+
+        Added up in double precision, so that boxes of equal entries have equal means whatever
+        their sizes, and ties go by index.
+
+        Examples
+        --------
+        >>> Tiling((1, 5), (1, 3)).means(torch.full((1, 5), 0.1)).tolist()
+        [[0.10000000149011612, 0.10000000149011612]]
+        """
+        if math.prod(self.tile) == 1:
+            return entries
+        wide = entries if entries.device.type == "mps" else entries.double()
+        return (self.sums(wide) / self.sizes().to(entries.device)).to(entries.dtype)
+
     def rows(self, entries: Tensor) -> Tensor:
         """One row of entries per box, ``[boxes, entries of a box]``; short boxes end in zeros.
 

@@ -1,0 +1,79 @@
+"""N:M as a granularity: N of every M consecutive inputs stay."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from secateur.budget import check_budget
+from secateur.errors import BudgetError
+from secateur.sparse.base import Chosen, SparseGranularity, Task
+from secateur.sparse.nm import nm_mask
+from secateur.sparse.tiles import Tiling
+from secateur.sparse.transposable import transposable_mask
+from secateur.sparse.weights import Weight
+
+__all__ = ["SemiStructured", "Short"]
+
+Short = Literal["pad", "skip"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SemiStructured(SparseGranularity):
+    """N of every M inputs in a row stay, at a fixed output and kernel position.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        N and M.
+    short : {"pad", "skip"}
+        What becomes of a weight that M does not divide: its last runs keep what a run of zeros
+        appended to them would leave, or the whole weight is skipped.
+    transposable : bool
+        Whether N of every M outputs in a row stay too.
+    """
+
+    short: Short = "pad"
+    transposable: bool = False
+
+    @property
+    def keep(self) -> int:
+        return self.sizes[0]
+
+    @property
+    def of(self) -> int:
+        return self.sizes[1]
+
+    def budget(self, given: object) -> dict[str, float]:
+        sparsity = 1 - self.keep / self.of
+        if given is None:
+            return {"sparsity": sparsity}
+        checked = check_budget(given, sparse=True)
+        if abs(checked["sparsity"] - sparsity) > 1e-3:
+            raise BudgetError(
+                f"budget sparsity={checked['sparsity']:g} contradicts granularity {self.name!r}, "
+                f"which makes {sparsity:g} of the weights zero at once; leave the budget out (in "
+                "steps, take schedule='one_shot'), or choose another N:M"
+            )
+        return checked
+
+    def misfit(self, weight: Weight) -> str | None:
+        outputs, inputs = weight.canonical_shape[:2]
+        runs = {"inputs": inputs, "outputs": outputs} if self.transposable else {"inputs": inputs}
+        for what, size in runs.items():
+            if self.short == "skip" and size % self.of:
+                return f"granularity {self.name!r} needs a multiple of {self.of}, not {size} {what}"
+        if max(runs.values()) <= self.keep:
+            return f"granularity {self.name!r} would keep all of its {inputs} inputs"
+        return None
+
+    def tiling(self, weight: Weight) -> Tiling:
+        return Tiling(tuple(weight.canonical_shape), (1,) * len(weight.shape))
+
+    def choose(self, task: Task) -> Chosen:
+        scorer = task.scorer([(weight, self.tiling(weight)) for weight in task.weights])
+        chosen = Chosen()
+        choice = transposable_mask if self.transposable else nm_mask
+        for weight in task.weights:
+            chosen.add(weight, choice(scorer.scores(weight), self.keep, self.of).cpu())
+        return chosen
