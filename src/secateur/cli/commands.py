@@ -63,7 +63,7 @@ def prune(
             "--budget",
             "-b",
             metavar="macs=0.5",
-            help="What remains, at most, of macs, params or bytes; repeat for several.",
+            help="What remains, at most, of macs, params or bytes; sparsity=0.9 for zeros.",
         ),
     ] = None,
     granularity: Annotated[str, typer.Option(help="What is removed as one unit.")] = "channel",
@@ -99,7 +99,8 @@ def prune(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List all protected.")] = False,
 ) -> None:
     """Prune a model to a budget and save it."""
-    limits = parse_budget(budget or ["macs=0.5"])
+    # Without one, the granularity has its own default.
+    limits = parse_budget(budget) if budget else None
 
     from secateur.cli.show import show_pruned
     from secateur.persist import save
