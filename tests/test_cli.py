@@ -270,3 +270,10 @@ def test_budgets_are_read_strictly() -> None:
     for wrong in ("macs", "=0.5", "macs=", "macs=x"):
         with pytest.raises(BudgetError, match="write a budget"):
             parse_budget([wrong])
+
+
+def test_two_in_four_needs_no_budget(tmp_path: Path) -> None:
+    out = tmp_path / "sparse.safetensors"
+    result = call("prune", *SMALL, "--granularity", "2:4", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert out.exists()

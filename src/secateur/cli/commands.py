@@ -100,6 +100,7 @@ def prune(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List all protected.")] = False,
 ) -> None:
     """Prune a model to a budget and save it."""
+    # Without one, the granularity has its own default.
     limits = parse_budget(budget) if budget else None
 
     from secateur.cli.show import show_pruned
