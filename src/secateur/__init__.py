@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from secateur import errors
     from secateur.export import export
     from secateur.graph import Graph, trace
+    from secateur.masks import apply_masks, finalize, masks_of, remove_masks
     from secateur.persist import load, save
     from secateur.plan import Plan, history
     from secateur.profiling import Profile, profile
@@ -29,13 +30,17 @@ _HOMES = {
     "Profile": "secateur.profiling",
     "Pruner": "secateur.pruner",
     "Result": "secateur.result",
+    "apply_masks": "secateur.masks",
     "export": "secateur.export",
+    "finalize": "secateur.masks",
     "history": "secateur.plan",
     "load": "secateur.persist",
+    "masks_of": "secateur.masks",
     "profile": "secateur.profiling",
     "prune": "secateur.prune",
     "recalibrate_batchnorm": "secateur.recover",
     "recover": "secateur.recover",
+    "remove_masks": "secateur.masks",
     "save": "secateur.persist",
     "to_graph": "secateur.surgery.graph_form",
     "trace": "secateur.graph",
@@ -47,14 +52,18 @@ __all__ = [
     "Profile",
     "Pruner",
     "Result",
+    "apply_masks",
     "errors",
     "export",
+    "finalize",
     "history",
     "load",
+    "masks_of",
     "profile",
     "prune",
     "recalibrate_batchnorm",
     "recover",
+    "remove_masks",
     "save",
     "to_graph",
     "trace",

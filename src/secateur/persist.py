@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from secateur.container import Header, is_dense, read, write
 from secateur.errors import FileFormatError, InputError, PlanError, SecateurError, suggestion
+from secateur.masks import forget_values, masks_of
 from secateur.plan import Plan, history
-from secateur.surgery.transaction import swap_data, transaction
+from secateur.surgery.transaction import transaction
+from secateur.tensors import swap_data
 
 __all__ = ["load", "save"]
 
@@ -59,7 +61,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """
     slots = _slots(model)
     _check_storable(model, slots)
-    header = Header(plans=[plan.to_json() for plan in history(model)], tied=_tied(slots))
+    header = Header(plans=[plan.to_json() for plan in _plans(model)], tied=_tied(slots))
     tensors: dict[str, Tensor] = {}
     for name, tensor in slots.items():
         if name in header.tied:
@@ -142,6 +144,17 @@ def load(model: AnyModule, path: str | os.PathLike[str]) -> AnyModule:
     except Exception as error:
         raise PlanError(f"{path} does not fit this model: {error}") from error
     return model
+
+
+def _plans(model: nn.Module) -> list[Plan]:
+    """The model's history, with the masks that it does not tell of: of a part, or a capture."""
+    plans = history(model)
+    told = {name for plan in plans for name in plan.masks}
+    untold = {name: mask.cpu() for name, mask in masks_of(model).items() if name not in told}
+    if untold:
+        shapes = {name: list(mask.shape) for name, mask in untold.items()}
+        plans.append(Plan(masks=untold, shapes=shapes))
+    return plans
 
 
 def _slots(model: nn.Module) -> dict[str, Tensor]:
@@ -235,6 +248,9 @@ def _replay(path: Path, plans: list[Plan], model: nn.Module) -> None:
             plan.apply(model)
         except PlanError as error:
             raise PlanError(f"{path} does not fit this model: {error}") from error
+    if len(plans) > len(done):
+        # What a fresh model was initialised with is not what pruning took out.
+        forget_values(model)
 
 
 def _copy_in(path: Path, header: Header, tensors: Mapping[str, Tensor], model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.errors import InputError, PlanError
 from secateur.inputs import ExampleInputs, Inputs, as_inputs, replace_tensors
 
-__all__ = ["Plan", "Rescale", "history"]
+__all__ = ["Plan", "Rescale", "forget_masks", "history", "remember"]
 
 FORMAT = 1
 
@@ -280,6 +280,25 @@ def history(model: nn.Module) -> list[Plan]:
 def remember(model: nn.Module, plan: Plan) -> None:
     """Append to the model's history, leaving copies of the model their own."""
     model.__dict__["_secateur_history"] = (*history(model), plan)
+
+
+def forget_masks(model: nn.Module, *, undone: bool) -> None:
+    """Take masks out of the model's history: nothing that replays it is to mask anything.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    undone : bool
+        Whether the masks were taken off, so that plans of nothing else go altogether; where they
+        were made final the plans stay, with how they were decided.
+    """
+    plans = [
+        dataclasses.replace(plan, masks={}) if plan.masks else plan
+        for plan in history(model)
+        if not (undone and plan.masks and not plan.removed and not plan.attributes)
+    ]
+    if "_secateur_history" in model.__dict__:
+        model.__dict__["_secateur_history"] = tuple(plans)
 
 
 def _indices(values: Iterable[Any]) -> list[int]:

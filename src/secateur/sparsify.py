@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from secateur.errors import BudgetError, NothingToPruneError, ParityError
 from secateur.inputs import Inputs, evaluating, named_tensors, run
+from secateur.masks import Place, effective, mask_at, places
 from secateur.plan import Plan
 from secateur.profiling import profile
 from secateur.request import Request
@@ -42,17 +47,20 @@ def sparsify(
     before = profile(model, inputs)
     units, skipped = _units(model, request, granularity)
     plan = Plan(settings=request.settings)
+    masks = {weight.name: _mask(model, weight) for weight, _ in units}
     scorer = SparseScorer(model, request.criterion, units, request.data, request.loss, request.seed)
-    removed = _choose(units, scorer, request)
+    removed = _choose(units, masks, scorer, request)
     for weight, tiling in units:
-        plan.masks[weight.name] = weight.stored(~tiling.spread(removed[weight.name])).contiguous()
+        kept = weight.stored(~tiling.spread(removed[weight.name]))
+        before_kept = masks[weight.name]
+        plan.masks[weight.name] = kept.contiguous() if before_kept is None else kept & before_kept
         plan.shapes[weight.name] = list(weight.shape)
     with transaction(model):
         expected = _masked_outputs(model, inputs, plan) if verify else None
         apply_plan(plan, model, optimizer, ema)
         error = None if expected is None else _compared(model, inputs, expected)
     groups = [
-        GroupSummary(weight.name, (), tiling.count, tiling.count - int(removed[weight.name].sum()))
+        GroupSummary(weight.name, (), tiling.count, _left(weight, tiling, plan.masks[weight.name]))
         for weight, tiling in units
     ]
     return Result(model, plan, before, profile(model, inputs), skipped, error, groups)
@@ -78,10 +86,36 @@ def _units(
     return units, skipped
 
 
-def _choose(units: Units, scorer: SparseScorer, request: Request) -> dict[str, Tensor]:
+def _mask(model: nn.Module, weight: Weight) -> Tensor | None:
+    """The mask that is on a weight already."""
+    mask = mask_at(model.get_submodule(weight.module), weight.leaf)
+    return None if mask is None else mask.cpu()
+
+
+def _zeros(weight: Weight, tiling: Tiling, mask: Tensor | None) -> Tensor | None:
+    """How many entries of every unit are masked."""
+    if mask is None:
+        return None
+    return tiling.sums((~weight.canonical(mask)).to(torch.int64))
+
+
+def _left(weight: Weight, tiling: Tiling, mask: Tensor) -> int:
+    """How many units keep at least one entry."""
+    return int((tiling.sums(weight.canonical(mask).to(torch.int64)) > 0).sum())
+
+
+def _choose(
+    units: Units, masks: dict[str, Tensor | None], scorer: SparseScorer, request: Request
+) -> dict[str, Tensor]:
     sparsity = request.budget["sparsity"]
     layers = [
-        Layer(weight.name, tiling, functools.partial(scorer.scores, weight), request.min_keep)
+        Layer(
+            weight.name,
+            tiling,
+            functools.partial(scorer.scores, weight),
+            request.min_keep,
+            _zeros(weight, tiling, masks[weight.name]),
+        )
         for weight, tiling in units
     ]
     total = sum(layer.entries for layer in layers)
@@ -112,16 +146,42 @@ def _outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
 
 def _masked_outputs(model: nn.Module, inputs: Inputs, plan: Plan) -> dict[str, Tensor]:
     """What the dense model returns with every weight multiplied by its mask."""
-    held = []
-    try:
-        for name, mask in plan.masks.items():
-            tensor = model.get_parameter(name)
-            held.append((tensor, tensor.data))
-            tensor.data = tensor.data * mask.to(tensor.device)
+    with contextlib.ExitStack() as stack:
+        for place in places(model):
+            mask = plan.masks.get(place.name)
+            if mask is not None:
+                stack.enter_context(_masked(place, mask))
         return _outputs(model, inputs)
-    finally:
-        for tensor, data in held:
-            tensor.data = data
+
+
+@contextlib.contextmanager
+def _masked(place: Place, mask: Tensor) -> Iterator[None]:
+    """Let a weight be what it is times its mask."""
+    weight = effective(place.module, place.leaf)
+    masked = weight * mask.to(weight.device)
+    module = place.module
+    if place.tensor is not None:
+        data, place.tensor.data = place.tensor.data, masked
+        try:
+            yield
+        finally:
+            place.tensor.data = data
+    elif parametrize.is_parametrized(module, place.leaf):
+        computing: Any = module.parametrizations[place.leaf]  # type: ignore[union-attr, index]
+        computing.__dict__["forward"] = lambda: masked
+        try:
+            yield
+        finally:
+            del computing.__dict__["forward"]
+    else:
+        hook = module.register_forward_pre_hook(
+            lambda module, inputs: setattr(module, place.leaf, masked)
+        )
+        try:
+            yield
+        finally:
+            hook.remove()
+            setattr(module, place.leaf, weight)
 
 
 def _compared(model: nn.Module, inputs: Inputs, expected: dict[str, Tensor]) -> float:

@@ -12,10 +12,11 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
+
+from secateur.masks import effective
 
 __all__ = ["Weight", "prunable_weights"]
 
@@ -112,8 +113,7 @@ def prunable_weights(model: nn.Module) -> Iterable[Weight]:
                 continue
             seen.add(id(raw))
             name = f"{path}.{leaf}" if path else leaf
-            with torch.no_grad():
-                yield Weight(name, tuple(getattr(module, leaf).shape), storage, groups)
+            yield Weight(name, tuple(effective(module, leaf).shape), storage, groups)
 
 
 def _weights_of(module: nn.Module) -> list[tuple[str, Storage, int]]:
