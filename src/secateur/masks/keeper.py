@@ -130,7 +130,9 @@ class Keeper:
         gradient = gradient.coalesce()
         indices = gradient.indices()
         values = gradient.values().masked_fill(self._gone()[tuple(indices)], 0)
-        return torch.sparse_coo_tensor(indices, values, gradient.shape, is_coalesced=True)
+        return torch.sparse_coo_tensor(
+            indices, values, gradient.shape, is_coalesced=True, check_invariants=False
+        )
 
     def attach(self) -> None:
         """Watch the parameter's gradients, and be found by it."""

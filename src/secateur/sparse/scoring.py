@@ -155,7 +155,7 @@ class SparseScorer:
         own = {id(parameter): name for name, parameter in self.model.named_parameters()}
         found = {}
         for name, weight in weights.items():
-            tensor = getattr(self.model.get_submodule(weight.module), weight.leaf)
+            tensor = self.model.get_submodule(weight.module)._parameters.get(weight.leaf)
             if id(tensor) not in own:
                 raise InputError(
                     f"{name!r} is computed from other parameters, so criterion "

@@ -69,6 +69,7 @@ class Weight:
 
         Examples
         --------
+        >>> import torch
         >>> weight = Weight("up.weight", (4, 3, 2), "inputs first", groups=2)
         >>> weight.canonical(torch.zeros(4, 3, 2)).shape
         torch.Size([6, 2, 2])

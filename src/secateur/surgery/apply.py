@@ -146,7 +146,7 @@ def check_fits(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
     for name in plan.masks:
         if name not in state:
             raise PlanError(
-                f"the plan masks {name!r}, which does not exist{suggestion(name, state)}"
+                f"the plan is for another model: this one has no {name!r}{suggestion(name, state)}"
             )
     for path in plan.attributes:
         if path not in modules:
