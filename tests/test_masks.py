@@ -346,6 +346,30 @@ def test_an_average_of_the_weights_stays_zero() -> None:
     assert sc.masks_of(ema.module).keys() == masks.keys()
 
 
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
+def test_an_average_of_buffers_too_stays_zero(name: str) -> None:
+    model = computed_net(name)
+    masks = {"0.weight": half(torch.empty(4, 4))}
+    sc.apply_masks(model, masks)
+    ema = swa_utils.AveragedModel(model, use_buffers=True)
+    for _ in range(3):
+        train(model, torch.optim.SGD(model.parameters(), lr=0.01), rows, steps=1)
+        ema.update_parameters(model)
+    check(ema.module, masks)
+
+
+def test_compiled_steps_of_an_optimizer_keep_zeros() -> None:
+    torch._dynamo.reset()
+    model = masked_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1)
+    step = torch.compile(optimizer.step, backend="eager")
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(images()).square().sum().backward()
+        step()
+    check(model, sc.masks_of(model))
+
+
 def test_masks_follow_the_dtype() -> None:
     model = masked_net()
     masks = sc.masks_of(model)
@@ -550,6 +574,7 @@ def test_a_model_that_is_let_go_takes_its_keepers_along() -> None:
     gc.collect()
     assert keeper() is None and len(KEEPERS) < count
     # What is left of it is a parameter like any other.
+    assert not weight._backward_hooks
     weight.square().sum().backward()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -143,7 +144,7 @@ def test_a_lower_sparsity_leaves_what_is_zero() -> None:
 
 
 @pytest.mark.parametrize("form", ["python", "graph"])
-def test_a_physical_cut_cuts_the_masks(form: str) -> None:
+def test_a_physical_cut_cuts_the_masks(form: str, tmp_path: Path) -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     train(model, optimizer)
@@ -163,6 +164,10 @@ def test_a_physical_cut_cuts_the_masks(form: str) -> None:
             tensor = tensor.index_select(dim, torch.tensor(stay))
         return tensor
 
+    if form == "graph":
+        sc.save(small, tmp_path / "graph.safetensors")
+        loaded = sc.load(sc.to_graph(net(), images()), tmp_path / "graph.safetensors")
+        torch.testing.assert_close(sc.masks_of(loaded), sc.masks_of(small))
     mask = cut(masks["3.weight"])
     assert torch.equal(sc.masks_of(small)["3.weight"], mask)
     train(small, optimizer if form == "python" else torch.optim.SGD(small.parameters(), lr=0.01))
@@ -349,6 +354,22 @@ def test_a_plan_with_a_mask_that_does_not_fit_changes_nothing() -> None:
         with pytest.raises(sc.errors.PlanError, match="another model"):
             plan.apply(model)
     same(before, snapshot(model))
+
+
+@given(shape=st.lists(st.integers(0, 6), max_size=4), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_a_plan_writes_and_reads_its_masks(shape: list[int], seed: int) -> None:
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) > 0.5
+    plan = sc.Plan(masks={"w": mask})
+    assert torch.equal(sc.Plan.from_json(plan.to_json()).masks["w"], mask)
+
+
+@pytest.mark.parametrize("bits", ["!", "AAAA", "eJw=", 3, None])
+def test_a_damaged_mask_is_one_error(bits: object) -> None:
+    data = json.loads(sc.Plan(masks={"w": torch.ones(9, dtype=torch.bool)}).to_json())
+    data["masks"]["w"]["bits"] = bits
+    with pytest.raises(sc.errors.PlanError, match="not a plan"):
+        sc.Plan.from_json(json.dumps(data))
 
 
 def test_a_masked_model_is_exported(tmp_path: Path) -> None:

@@ -18,17 +18,17 @@ class Masked(nn.Module):
     ----------
     gone : Tensor of bool
         True where the weight is zero. Not part of the state dict, whose keys stay those of the
-        dense model.
+        dense model. Held as bytes, since averages of buffers subtract them, which bools refuse.
     """
 
     gone: Tensor
 
     def __init__(self, gone: Tensor) -> None:
         super().__init__()
-        self.register_buffer("gone", gone, persistent=False)
+        self.register_buffer("gone", gone.to(torch.uint8), persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight.masked_fill(self.gone, 0)
+        return weight.masked_fill(self.gone.bool(), 0)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight
@@ -46,7 +46,7 @@ class MaskedAfterHook:
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         weight = getattr(module, self.leaf)
-        setattr(module, self.leaf, weight.masked_fill(getattr(module, self.buffer), 0))
+        setattr(module, self.leaf, weight.masked_fill(getattr(module, self.buffer).bool(), 0))
 
 
 def masked_of(module: nn.Module, leaf: str) -> Masked | None:
@@ -79,7 +79,7 @@ def mask_computed(module: nn.Module, leaf: str, gone: Tensor) -> None:
         if part is None:
             # Not register_parametrization: it evaluates the others, and spectral norm's
             # estimate moves each time that it is evaluated.
-            part = Masked(gone.clone())
+            part = Masked(gone)
             part.train(module.training)
             module.parametrizations[leaf].append(part)  # type: ignore[union-attr, index, operator]
         else:
@@ -88,7 +88,7 @@ def mask_computed(module: nn.Module, leaf: str, gone: Tensor) -> None:
     hook = hook_of(module, leaf)
     if hook is None:
         hook = MaskedAfterHook(leaf)
-        module.register_buffer(hook.buffer, gone.clone(), persistent=False)
+        module.register_buffer(hook.buffer, gone.to(torch.uint8), persistent=False)
         module.register_forward_pre_hook(hook)
     else:
         setattr(module, hook.buffer, getattr(module, hook.buffer) | gone)

@@ -189,6 +189,10 @@ class Keeper:
     def __setstate__(self, state: dict[str, Any]) -> None:
         _rebuilt(state, type(self), self)
 
+    def __del__(self) -> None:
+        if vars(self).get("_handle") is not None:
+            self._handle.remove()  # type: ignore[union-attr]
+
     def __repr__(self) -> str:
         return f"Keeper({int(self.gone.sum())} of {self.gone.numel()} zero)"
 

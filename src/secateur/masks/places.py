@@ -95,10 +95,10 @@ def mask_at(module: nn.Module, leaf: str) -> Tensor | None:
     """The mask of a module's weight, True where kept; None where nothing is masked."""
     if parametrize.is_parametrized(module, leaf):
         part = masked_of(module, leaf)
-        return None if part is None else ~part.gone
+        return None if part is None else ~part.gone.bool()
     hook = hook_of(module, leaf)
     if hook is not None:
-        return ~getattr(module, hook.buffer)
+        return ~getattr(module, hook.buffer).bool()
     tensor = own(module, leaf)
     keeper = None if tensor is None else keeper_of(tensor)
     return None if keeper is None else keeper.mask
