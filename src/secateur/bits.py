@@ -35,6 +35,8 @@ def unpack(text: str, shape: Sequence[int]) -> Tensor:
     ValueError
         Where the text does not hold a mask of this shape.
     """
+    if any(size < 0 for size in shape):
+        raise ValueError(f"no mask has the shape {list(shape)}")
     count = math.prod(shape)
     wanted = -(-count // 8)
     reader = zlib.decompressobj()
