@@ -290,6 +290,16 @@ def test_masks_that_no_plan_of_the_model_tells_of_are_saved(tmp_path: Path) -> N
     assert torch.equal(sc.masks_of(loaded)["5.weight"], mask)
 
 
+def test_masks_that_were_taken_off_a_part_are_not_saved(tmp_path: Path) -> None:
+    model = net()
+    sc.prune(model, images(), granularity="element", budget={"sparsity": 0.5})
+    sc.remove_masks(model[5])
+    sc.save(model, tmp_path / "part.safetensors")
+    loaded = sc.load(net(), tmp_path / "part.safetensors")
+    assert list(sc.masks_of(loaded)) == ["0.weight", "3.weight"]
+    assert torch.equal(loaded[5].weight, model[5].weight)
+
+
 @pytest.mark.parametrize("end", [sc.remove_masks, sc.finalize])
 def test_masks_that_are_gone_do_not_come_back_from_a_file(end: object, tmp_path: Path) -> None:
     model = net()

@@ -6,6 +6,7 @@ Loading replays the plans on a freshly built dense model and then copies the ten
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from secateur.container import Header, is_dense, read, write
 from secateur.errors import FileFormatError, InputError, PlanError, SecateurError, suggestion
-from secateur.masks import forget_values, masks_of
+from secateur.masks import forget_values, masks_of, places
 from secateur.plan import Plan, history
 from secateur.surgery.transaction import transaction
 from secateur.tensors import swap_data
@@ -147,10 +148,21 @@ def load(model: AnyModule, path: str | os.PathLike[str]) -> AnyModule:
 
 
 def _plans(model: nn.Module) -> list[Plan]:
-    """The model's history, with the masks that it does not tell of: of a part, or a capture."""
+    """The model's history, right about masks that were put on or taken off a part of it."""
     plans = history(model)
-    told = {name for plan in plans for name in plan.masks}
-    untold = {name: mask.cpu() for name, mask in masks_of(model).items() if name not in told}
+    owner = {place.name: place for place in places(model)}
+    masks = masks_of(model)
+    on = {owner[name].key for name in masks}
+    for at, plan in enumerate(plans):
+        kept = {
+            name: mask
+            for name, mask in plan.masks.items()
+            if name in owner and owner[name].key in on
+        }
+        if len(kept) < len(plan.masks):
+            plans[at] = dataclasses.replace(plan, masks=kept)
+    told = {owner[name].key for plan in plans for name in plan.masks}
+    untold = {name: mask.cpu() for name, mask in masks.items() if owner[name].key not in told}
     if untold:
         shapes = {name: list(mask.shape) for name, mask in untold.items()}
         plans.append(Plan(masks=untold, shapes=shapes))

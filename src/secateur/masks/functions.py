@@ -13,7 +13,7 @@ from secateur.masks.keeper import Keeper, after_load, keeper_of, kept_here, link
 from secateur.masks.places import Place, effective, mask_at, places
 from secateur.plan import Plan, remember
 
-__all__ = ["apply_masks", "masked_places", "masks_of", "put_masks"]
+__all__ = ["apply_masks", "masked_places", "masks_of", "put_masks", "settle"]
 
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
@@ -107,20 +107,24 @@ def put_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, list[i
         for owner in owners[id(place.tensor)]:
             if kept_here(owner.module).get(owner.leaf) is not keeper:
                 link(owner.module, owner.leaf, keeper)
-    for module in model.modules() if masks else ():
-        if isinstance(module, nn.RNNBase):
-            # Its kernels want the weights side by side.
-            module.flatten_parameters()
+    if masks:
+        settle(model)
     return shapes
+
+
+def settle(model: nn.Module) -> None:
+    """Put the weights of recurrent layers side by side again, as their kernels want them."""
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()
 
 
 def masked_places(model: nn.Module) -> Iterator[tuple[Place, Tensor]]:
     """Every weight that is masked, once, with its mask."""
     seen = set()
     for place in places(model):
-        key = (id(place.module), place.leaf) if place.tensor is None else (id(place.tensor), "")
-        if key not in seen:
-            seen.add(key)
+        if place.key not in seen:
+            seen.add(place.key)
             mask = mask_at(place.module, place.leaf)
             if mask is not None:
                 yield place, mask

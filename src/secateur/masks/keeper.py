@@ -79,7 +79,7 @@ class Keeper:
     def dense(self) -> Tensor:
         """A copy of the parameter with the old values at masked places."""
         data = self.parameter.detach()
-        if self.values is None:
+        if self.values is None or not self.values.numel():
             return data.clone()
         return data.masked_scatter(self._gone(), self.values.to(data.device, data.dtype))
 

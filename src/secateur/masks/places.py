@@ -36,6 +36,11 @@ class Place:
     tensor: Tensor | None
 
     @property
+    def key(self) -> tuple[int, str]:
+        """The same for all names of one weight, and for no other."""
+        return (id(self.module), self.leaf) if self.tensor is None else (id(self.tensor), "")
+
+    @property
     def shape(self) -> tuple[int, ...]:
         tensor = effective(self.module, self.leaf) if self.tensor is None else self.tensor
         return tuple(tensor.shape)

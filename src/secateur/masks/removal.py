@@ -14,7 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from secateur.errors import InputError
 from secateur.masks.computed import hook_of, makers, masked_of
-from secateur.masks.functions import masked_places
+from secateur.masks.functions import masked_places, settle
 from secateur.masks.keeper import after_load, keepers, kept_here, unlink
 from secateur.masks.places import Place, effective
 from secateur.plan import forget_masks
@@ -48,6 +48,7 @@ def remove_masks(model: nn.Module) -> None:
             _unmask_computed(place)
     for keeper in list(keepers(model.modules())):
         keeper.change(torch.ones_like(keeper.gone), restore=True)
+    settle(model)
     _drop_keepers(model)
     forget_masks(model, undone=True)
 
