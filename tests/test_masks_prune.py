@@ -290,6 +290,35 @@ def test_masks_that_no_plan_of_the_model_tells_of_are_saved(tmp_path: Path) -> N
     assert torch.equal(sc.masks_of(loaded)["5.weight"], mask)
 
 
+def test_masks_that_moved_are_saved_as_they_are(tmp_path: Path) -> None:
+    model = net()
+    sc.prune(model, images(), granularity="element", budget={"sparsity": 0.5})
+    sc.prune(model, images(), budget={"macs": 0.7})
+    moved = ~sc.masks_of(model)["5.weight"]
+    keeper_of(model[5].weight).change(moved, restore=True)  # type: ignore[union-attr]
+    path, x = tmp_path / "moved.safetensors", images()
+    sc.save(model, path)
+    expected = model.eval()(x)
+    keeper_of(model[5].weight).change(~moved)  # type: ignore[union-attr]
+    for target in (net(), model, model):
+        loaded = sc.load(target, path).eval()
+        assert torch.equal(loaded(x), expected)
+        assert torch.equal(sc.masks_of(loaded)["5.weight"], moved)
+        sc.save(loaded, path)
+        assert len(sc.history(loaded)) == 3
+
+
+def test_a_file_that_does_not_fit_leaves_the_masks(tmp_path: Path) -> None:
+    model, other = net(), net()
+    sc.prune(model, images(), granularity="element", budget={"sparsity": 0.5})
+    sc.prune(other, images(), budget={"macs": 0.7})
+    sc.save(other, tmp_path / "other.safetensors")
+    before = snapshot(model)
+    with pytest.raises(sc.errors.PlanError):
+        sc.load(model, tmp_path / "other.safetensors")
+    same(before, snapshot(model))
+
+
 def test_masks_that_were_taken_off_a_part_are_not_saved(tmp_path: Path) -> None:
     model = net()
     sc.prune(model, images(), granularity="element", budget={"sparsity": 0.5})

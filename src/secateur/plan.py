@@ -14,7 +14,7 @@ from secateur.bits import pack, unpack
 from secateur.errors import InputError, PlanError
 from secateur.inputs import ExampleInputs, Inputs, as_inputs, replace_tensors
 
-__all__ = ["Plan", "Rescale", "forget_masks", "history", "remember"]
+__all__ = ["Plan", "Rescale", "forget_masks", "history", "remember", "rewrite"]
 
 FORMAT = 1
 
@@ -283,7 +283,7 @@ def history(model: nn.Module) -> list[Plan]:
 
 def remember(model: nn.Module, plan: Plan) -> None:
     """Append to the model's history, leaving copies of the model their own."""
-    model.__dict__["_secateur_history"] = (*history(model), plan)
+    rewrite(model, (*history(model), plan))
 
 
 def forget_masks(model: nn.Module, *, undone: bool) -> None:
@@ -302,7 +302,12 @@ def forget_masks(model: nn.Module, *, undone: bool) -> None:
         if not (undone and plan.masks and not plan.removed and not plan.attributes)
     ]
     if "_secateur_history" in model.__dict__:
-        model.__dict__["_secateur_history"] = tuple(plans)
+        rewrite(model, plans)
+
+
+def rewrite(model: nn.Module, plans: Iterable[Plan]) -> None:
+    """Give the model another history."""
+    model.__dict__["_secateur_history"] = tuple(plans)
 
 
 def _indices(values: Iterable[Any]) -> list[int]:

@@ -142,6 +142,8 @@ class Keeper:
             return
         if not (parameter.is_floating_point() or parameter.is_complex()):
             return
+        if parameter.is_inference():
+            return
         # A frozen parameter takes no hook, and may be trained later.
         trained = parameter.requires_grad
         parameter.requires_grad_(True)

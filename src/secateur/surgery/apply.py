@@ -108,10 +108,11 @@ def check_fits(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
     for key, tensor in (*model.named_parameters(remove_duplicate=False),
                         *model.named_buffers(remove_duplicate=False)):  # fmt: skip
         state.setdefault(key, tensor)
-    if not plan.masks.keys() <= state.keys():
+    computed = {*plan.masks, *plan.shapes} - state.keys()
+    if computed:
         # A parametrised weight is no tensor of the model, and can be masked all the same.
         for place in places(model):
-            if place.name in plan.masks and place.name not in state:
+            if place.name in computed:
                 state[place.name] = effective(place.module, place.leaf)
     for name, mask in plan.masks.items():
         if name in state and mask.shape != state[name].shape:
