@@ -13,9 +13,10 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "secateur"
 # Bottom to top. A part imports from the lines below its own, and from itself.
 LAYERS = """
 errors
-registry inputs locate files quiet
+registry inputs locate files quiet tensors bits
 specs container progress budget
 graph plan data
+masks
 profiling surgery scoped ignored
 criteria allocation granularity
 costs verify persist export

@@ -6,6 +6,7 @@ Loading replays the plans on a freshly built dense model and then copies the ten
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +17,18 @@ from torch import Tensor, nn
 
 from secateur.container import Header, is_dense, read, write
 from secateur.errors import FileFormatError, InputError, PlanError, SecateurError, suggestion
-from secateur.plan import Plan, history
-from secateur.surgery.transaction import swap_data, transaction
+from secateur.masks import forget_values, masks_of, put_masks, remove_masks
+from secateur.plan import Plan, history, rewrite
+from secateur.surgery.composed import composed_masks
+from secateur.surgery.transaction import transaction
+from secateur.tensors import swap_data
 
 __all__ = ["load", "save"]
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+# Marks a plan of nothing but the masks that were on when a model was saved.
+NOW = {"masks": "as saved"}
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
@@ -59,7 +66,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """
     slots = _slots(model)
     _check_storable(model, slots)
-    header = Header(plans=[plan.to_json() for plan in history(model)], tied=_tied(slots))
+    header = Header(plans=[plan.to_json() for plan in _plans(model)], tied=_tied(slots))
     tensors: dict[str, Tensor] = {}
     for name, tensor in slots.items():
         if name in header.tied:
@@ -144,6 +151,29 @@ def load(model: AnyModule, path: str | os.PathLike[str]) -> AnyModule:
     return model
 
 
+def _plans(model: nn.Module) -> list[Plan]:
+    """The model's history, with a last plan of the masks as they are where it does not tell.
+
+    Masks may have moved since they were put on, be off again, or be on a part of the model only.
+    """
+    plans, masks = history(model), {name: mask.cpu() for name, mask in masks_of(model).items()}
+    told = composed_masks(plans, model)
+    if told is not None and told.keys() == masks.keys():
+        moved = [name for name, mask in masks.items() if not torch.equal(told[name], mask)]
+        if not moved:
+            return plans
+    plans = _cuts(plans)
+    if masks:
+        shapes = {name: list(mask.shape) for name, mask in masks.items()}
+        plans.append(Plan(masks=masks, shapes=shapes, settings=NOW))
+    return plans
+
+
+def _cuts(plans: list[Plan]) -> list[Plan]:
+    """Plans without their masks."""
+    return [dataclasses.replace(plan, masks={}) for plan in plans if plan.settings != NOW]
+
+
 def _slots(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and persistent buffer under every one of its names."""
     transient = {
@@ -224,17 +254,24 @@ def _tie(path: Path, header: Header, model: nn.Module) -> None:
 
 
 def _replay(path: Path, plans: list[Plan], model: nn.Module) -> None:
-    done = history(model)
-    if plans[: len(done)] != done:
+    done = _cuts(history(model))
+    if _cuts(plans)[: len(done)] != done:
         raise PlanError(
             f"{path} does not continue the plans that this model was pruned by; "
             "load it into a freshly built dense model"
         )
-    for plan in plans[len(done) :]:
+    for plan in _cuts(plans)[len(done) :] if done else plans:
         try:
             plan.apply(model)
         except PlanError as error:
             raise PlanError(f"{path} does not fit this model: {error}") from error
+    if done:
+        # Which masks are on is for the file alone to say.
+        remove_masks(model)
+        put_masks(model, composed_masks(plans, model) or {})
+    # What the model held there until now is not what pruning took out.
+    forget_values(model)
+    rewrite(model, plans)
 
 
 def _copy_in(path: Path, header: Header, tensors: Mapping[str, Tensor], model: nn.Module) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.bits import pack, unpack
 from secateur.errors import InputError, PlanError
 from secateur.inputs import ExampleInputs, Inputs, as_inputs, replace_tensors
 
-__all__ = ["Plan", "Rescale", "history"]
+__all__ = ["Plan", "Rescale", "forget_masks", "history", "remember", "rewrite"]
 
 FORMAT = 1
 
@@ -87,9 +88,9 @@ class Plan:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The plan as one line of JSON; indices as they are, masks as indices of zeros."""
-        zeros = {
-            name: {"shape": list(mask.shape), "zeros": (~mask.flatten()).nonzero()[:, 0].tolist()}
+        """The plan as one line of JSON; indices as they are, masks compressed."""
+        masks = {
+            name: {"shape": list(mask.shape), "bits": pack(mask)}
             for name, mask in self.masks.items()
         }
         return json.dumps(
@@ -102,7 +103,7 @@ class Plan:
                     name: {str(dim): size for dim, size in dims.items()}
                     for name, dims in self.sizes.items()
                 },
-                "masks": zeros,
+                "masks": masks,
                 "renumbered": self.renumbered,
                 "rescaled": [dataclasses.asdict(entry) for entry in self.rescaled],
                 "attributes": {
@@ -137,7 +138,10 @@ class Plan:
                     str(name): {int(dim): int(size) for dim, size in dims.items()}
                     for name, dims in data["sizes"].items()
                 },
-                masks={name: _mask(entry) for name, entry in data["masks"].items()},
+                masks={
+                    name: unpack(entry["bits"], _indices(entry["shape"]))
+                    for name, entry in data["masks"].items()
+                },
                 renumbered={name: _indices(at) for name, at in data["renumbered"].items()},
                 rescaled=[Rescale(**entry) for entry in data["rescaled"]],
                 attributes={
@@ -279,7 +283,31 @@ def history(model: nn.Module) -> list[Plan]:
 
 def remember(model: nn.Module, plan: Plan) -> None:
     """Append to the model's history, leaving copies of the model their own."""
-    model.__dict__["_secateur_history"] = (*history(model), plan)
+    rewrite(model, (*history(model), plan))
+
+
+def forget_masks(model: nn.Module, *, undone: bool) -> None:
+    """Take masks out of the model's history: nothing that replays it is to mask anything.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    undone : bool
+        Whether the masks were taken off, so that plans of nothing else go altogether; where they
+        were made final the plans stay, with how they were decided.
+    """
+    plans = [
+        dataclasses.replace(plan, masks={}) if plan.masks else plan
+        for plan in history(model)
+        if not (undone and plan.masks and not plan.removed and not plan.attributes)
+    ]
+    if "_secateur_history" in model.__dict__:
+        rewrite(model, plans)
+
+
+def rewrite(model: nn.Module, plans: Iterable[Plan]) -> None:
+    """Give the model another history."""
+    model.__dict__["_secateur_history"] = tuple(plans)
 
 
 def _indices(values: Iterable[Any]) -> list[int]:
@@ -295,12 +323,6 @@ def _dims_from_json(data: Any) -> dict[str, dict[int, list[int]]]:
         str(name): {int(dim): _indices(at) for dim, at in dims.items()}
         for name, dims in data.items()
     }
-
-
-def _mask(entry: dict[str, Any]) -> Tensor:
-    mask = torch.ones(entry["shape"], dtype=torch.bool)
-    mask.view(-1)[torch.tensor(entry["zeros"], dtype=torch.long)] = False
-    return mask
 
 
 def _plain(value: Any) -> Any:

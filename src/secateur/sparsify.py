@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from secateur.errors import NothingToPruneError, ParityError
 from secateur.inputs import Inputs, evaluating, named_tensors, run
+from secateur.masks import Place, effective, mask_at, places
 from secateur.plan import Plan
 from secateur.profiling import profile
 from secateur.request import Request
@@ -43,13 +47,20 @@ def sparsify(
             model, request.criterion, units, request.data, request.loss, request.seed
         )
 
+    masks = {weight.name: _mask(model, weight) for weight in weights}
     task = Task(
-        weights, scorer, request.budget.get("sparsity"), request.allocation, request.min_keep
+        weights,
+        scorer,
+        request.budget.get("sparsity"),
+        request.allocation,
+        request.min_keep,
+        {weight.name: mask for weight in weights if (mask := masks[weight.name]) is not None},
     )
     chosen = granularity.choose(task)
     plan = Plan(settings={**request.settings, **chosen.settings})
     for weight in weights:
-        plan.masks[weight.name] = weight.stored(chosen.masks[weight.name]).contiguous()
+        kept, held = weight.stored(chosen.masks[weight.name]), masks[weight.name]
+        plan.masks[weight.name] = kept.contiguous() if held is None else kept & held
         plan.shapes[weight.name] = list(weight.shape)
     with transaction(model):
         expected = _masked_outputs(model, inputs, plan) if verify else None
@@ -79,6 +90,12 @@ def _weights(
     return weights, skipped
 
 
+def _mask(model: nn.Module, weight: Weight) -> Tensor | None:
+    """The mask that is on a weight already."""
+    mask = mask_at(model.get_submodule(weight.module), weight.leaf)
+    return None if mask is None else mask.cpu()
+
+
 def _outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     with evaluating(model):
         result = run(model, inputs.fresh())
@@ -87,16 +104,42 @@ def _outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
 
 def _masked_outputs(model: nn.Module, inputs: Inputs, plan: Plan) -> dict[str, Tensor]:
     """What the dense model returns with every weight multiplied by its mask."""
-    held = []
-    try:
-        for name, mask in plan.masks.items():
-            tensor = model.get_parameter(name)
-            held.append((tensor, tensor.data))
-            tensor.data = tensor.data * mask.to(tensor.device)
+    with contextlib.ExitStack() as stack:
+        for place in places(model):
+            mask = plan.masks.get(place.name)
+            if mask is not None:
+                stack.enter_context(_masked(place, mask))
         return _outputs(model, inputs)
-    finally:
-        for tensor, data in held:
-            tensor.data = data
+
+
+@contextlib.contextmanager
+def _masked(place: Place, mask: Tensor) -> Iterator[None]:
+    """Let a weight be what it is times its mask."""
+    weight = effective(place.module, place.leaf)
+    masked = weight * mask.to(weight.device)
+    module = place.module
+    if place.tensor is not None:
+        data, place.tensor.data = place.tensor.data, masked
+        try:
+            yield
+        finally:
+            place.tensor.data = data
+    elif parametrize.is_parametrized(module, place.leaf):
+        computing: Any = module.parametrizations[place.leaf]  # type: ignore[union-attr, index]
+        computing.__dict__["forward"] = lambda: masked
+        try:
+            yield
+        finally:
+            del computing.__dict__["forward"]
+    else:
+        hook = module.register_forward_pre_hook(
+            lambda module, inputs: setattr(module, place.leaf, masked)
+        )
+        try:
+            yield
+        finally:
+            hook.remove()
+            setattr(module, place.leaf, weight)
 
 
 def _compared(model: nn.Module, inputs: Inputs, expected: dict[str, Tensor]) -> float:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from secateur.allocation import Allocation
@@ -63,6 +64,8 @@ class Task:
     allocation : Allocation
     min_keep : int
         Units that every weight keeps at least.
+    masks : dict
+        Weight name -> mask that is on it already, True where kept, as the module stores it.
     """
 
     weights: list[Weight]
@@ -70,6 +73,14 @@ class Task:
     sparsity: float | None
     allocation: Allocation
     min_keep: int = 1
+    masks: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def zeros(self, weight: Weight, tiling: Tiling) -> Tensor | None:
+        """How many entries of every unit are masked already; None where none can be."""
+        mask = self.masks.get(weight.name)
+        if mask is None:
+            return None
+        return tiling.sums((~weight.canonical(mask)).to(torch.int64))
 
 
 @dataclasses.dataclass
@@ -155,16 +166,23 @@ class SparseGranularity:
         units = [(weight, self.tiling(weight)) for weight in task.weights]
         scorer = task.scorer(units)
         layers = [
-            Layer(weight.name, tiling, functools.partial(scorer.scores, weight), task.min_keep)
+            Layer(
+                weight.name,
+                tiling,
+                functools.partial(scorer.scores, weight),
+                task.min_keep,
+                task.zeros(weight, tiling),
+            )
             for weight, tiling in units
         ]
         shapes = [tiling.shape for _, tiling in units]
         removed = removed_under(layers, shapes, task.sparsity or 0.0, task.allocation)
         chosen = Chosen()
         for weight, tiling in units:
-            gone = removed[weight.name]
+            gone, held = removed[weight.name], task.zeros(weight, tiling)
             chosen.masks[weight.name] = ~tiling.spread(gone)
-            chosen.counts[weight.name] = (tiling.count, tiling.count - int(gone.sum()))
+            empty = gone if held is None else gone | (held == tiling.sizes())
+            chosen.counts[weight.name] = (tiling.count, tiling.count - int(empty.sum()))
         return chosen
 
     def _tile_sizes(self) -> list[int | None]:

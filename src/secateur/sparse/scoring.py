@@ -14,6 +14,7 @@ from secateur.criteria.batches import Loss
 from secateur.criteria.elementwise import working_dtype
 from secateur.criteria.gradients import Progress, stream_gradients
 from secateur.errors import CriterionError, InputError
+from secateur.masks import effective
 from secateur.sparse.tiles import Tiling
 from secateur.sparse.weights import Weight
 
@@ -109,8 +110,7 @@ class SparseScorer:
         return scores.reshape(tiling.grid).float()
 
     def _tensor(self, weight: Weight) -> Tensor:
-        found: Tensor = getattr(self.model.get_submodule(weight.module), weight.leaf)
-        return found.detach()
+        return effective(self.model.get_submodule(weight.module), weight.leaf)
 
     def _read(
         self,
@@ -155,7 +155,7 @@ class SparseScorer:
         own = {id(parameter): name for name, parameter in self.model.named_parameters()}
         found = {}
         for name, weight in weights.items():
-            tensor = getattr(self.model.get_submodule(weight.module), weight.leaf)
+            tensor = self.model.get_submodule(weight.module)._parameters.get(weight.leaf)
             if id(tensor) not in own:
                 raise InputError(
                     f"{name!r} is computed from other parameters, so criterion "

@@ -35,10 +35,24 @@ class Layer:
         Returns one score per unit, ``[*grid]``, the same at every call.
     min_keep : int, default 1
         Units that stay, whatever their scores: the highest.
+    zeros : Tensor, shape [*grid], optional
+        Entries of every unit that are masked already. A unit of nothing else goes before all
+        others, and of the others only what is not zero yet counts.
+
+    Attributes
+    ----------
+    entries : int
+    already : int
+        Zeros that stay whatever is chosen, since their units are not wholly masked.
     """
 
     def __init__(
-        self, name: str, tiling: Tiling, score: Callable[[], Tensor], min_keep: int = 1
+        self,
+        name: str,
+        tiling: Tiling,
+        score: Callable[[], Tensor],
+        min_keep: int = 1,
+        zeros: Tensor | None = None,
     ) -> None:
         self.name, self.tiling, self.min_keep = name, tiling, min(min_keep, tiling.count)
         self._score = score
@@ -46,10 +60,20 @@ class Layer:
         self.each = math.prod(tiling.tile)
         self.sizes = None if bool((sizes == self.each).all()) else sizes
         self.entries = math.prod(tiling.shape)
+        self.gone: Tensor | None = None
+        self.already = 0
+        if zeros is not None and bool(zeros.any()):
+            self.gone = zeros == sizes
+            partly = torch.where(self.gone, 0, zeros)
+            self.already = int(partly.sum())
+            if self.already:
+                self.sizes = sizes - partly
 
     def scores(self) -> Tensor:
         """One score per unit, ``[units]``; infinite for those that stay whatever comes."""
         scores = self._score().detach().cpu().float().flatten().clone()
+        if self.gone is not None:
+            scores[self.gone.flatten()] = -math.inf
         if self.min_keep:
             least = scores.topk(self.min_keep).values[-1]
             above, equal = scores > least, (scores == least).nonzero()[:, 0]
@@ -59,10 +83,10 @@ class Layer:
         return scores
 
     def spare(self) -> int:
-        """Entries that can go at all."""
+        """Entries that can be zero at all."""
         if self.sizes is None:
             return (self.tiling.count - self.min_keep) * self.each
-        return int(self.sizes.flatten()[self.scores() != math.inf].sum())
+        return int(self.sizes.flatten()[self.scores() != math.inf].sum()) + self.already
 
     def removed(self, cut: Cut, equal: int) -> tuple[Tensor, int]:
         """Units that a cut removes, and how many entries go among those that equal it."""
@@ -93,7 +117,7 @@ def zeros_wanted(sparsity: float, entries: int) -> int:
 
 
 def removed_globally(layers: Sequence[Layer], zeros: int) -> dict[str, Tensor]:
-    """The lowest units of all layers, one ranking over all, until so many entries are gone.
+    """The lowest units of all layers, one ranking over all, until so many entries are zero.
 
     Returns
     -------
@@ -112,7 +136,8 @@ def removed_globally(layers: Sequence[Layer], zeros: int) -> dict[str, Tensor]:
             f"the sparsity {zeros / entries:.4f} cannot be met: at most {spare / entries:.4f} is "
             "left when every layer keeps its floor (min_keep)"
         )
-    if zeros == 0:
+    zeros -= sum(layer.already for layer in layers)
+    if zeros <= 0:
         return {layer.name: torch.zeros(layer.tiling.grid, dtype=torch.bool) for layer in layers}
 
     def ranked() -> Iterator[Ranked]:
@@ -138,7 +163,7 @@ def _with_sizes(layers: Sequence[Layer]) -> Iterator[Ranked]:
 
 
 def removed_per_layer(layers: Sequence[Layer], zeros: Sequence[int]) -> dict[str, Tensor]:
-    """The lowest units of every layer, until so many of its entries are gone."""
+    """The lowest units of every layer, until so many of its entries are zero."""
     removed: dict[str, Tensor] = {}
     for layer, count in zip(layers, zeros, strict=True):
         removed |= removed_globally([layer], count)

@@ -12,10 +12,11 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
+
+from secateur.masks import effective
 
 __all__ = ["Weight", "prunable_weights"]
 
@@ -68,6 +69,7 @@ class Weight:
 
         Examples
         --------
+        >>> import torch
         >>> weight = Weight("up.weight", (4, 3, 2), "inputs first", groups=2)
         >>> weight.canonical(torch.zeros(4, 3, 2)).shape
         torch.Size([6, 2, 2])
@@ -112,8 +114,7 @@ def prunable_weights(model: nn.Module) -> Iterable[Weight]:
                 continue
             seen.add(id(raw))
             name = f"{path}.{leaf}" if path else leaf
-            with torch.no_grad():
-                shape = tuple(getattr(module, leaf).shape)
+            shape = tuple(effective(module, leaf).shape)
             # Not inside: between two items, the caller's code would run without gradients.
             yield Weight(name, shape, storage, groups)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from secateur.errors import PlanError, suggestion
 from secateur.graph.trace import named_state
+from secateur.masks import effective, keeper_of, places, put_masks
 from secateur.plan import Plan, remember
 from secateur.surgery.graph_form import check_form
-from secateur.surgery.transaction import swap_data, transaction
+from secateur.surgery.transaction import transaction
+from secateur.tensors import swap_data
 
 __all__ = ["apply_plan", "check_fits", "cut", "kept"]
 
@@ -105,6 +108,18 @@ def check_fits(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
     for key, tensor in (*model.named_parameters(remove_duplicate=False),
                         *model.named_buffers(remove_duplicate=False)):  # fmt: skip
         state.setdefault(key, tensor)
+    computed = {*plan.masks, *plan.shapes} - state.keys()
+    if computed:
+        # A parametrised weight is no tensor of the model, and can be masked all the same.
+        for place in places(model):
+            if place.name in computed:
+                state[place.name] = effective(place.module, place.leaf)
+    for name, mask in plan.masks.items():
+        if name in state and mask.shape != state[name].shape:
+            raise PlanError(
+                f"the plan is for another model: {name!r} is {list(state[name].shape)} here and "
+                f"its mask {list(mask.shape)}"
+            )
     modules = dict(model.named_modules())
     for name, shape in plan.shapes.items():
         if name not in state:
@@ -129,6 +144,11 @@ def check_fits(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
                 raise PlanError(f"the plan's indices for {name!r} dim {dim} are not in 0..{size}")
             if len(indices) >= size:
                 raise PlanError(f"the plan removes all of {name!r} dim {dim}")
+    for name in plan.masks:
+        if name not in state:
+            raise PlanError(
+                f"the plan is for another model: this one has no {name!r}{suggestion(name, state)}"
+            )
     for path in plan.attributes:
         if path not in modules:
             raise PlanError(f"the plan is for another model: this one has no module {path!r}")
@@ -158,21 +178,28 @@ def _operate(plan: Plan, model: nn.Module, state: dict[str, Tensor]) -> None:
     factors: dict[str, list[tuple[int, list[int] | None, float]]] = {}
     for entry in plan.rescaled:
         factors.setdefault(entry.name, []).append((entry.dim, entry.indices, entry.factor))
+    put_masks(model, plan.masks)
     with torch.no_grad():
-        for name in dict.fromkeys([*plan.removed, *plan.renumbered, *factors, *plan.masks]):
+        for name in dict.fromkeys([*plan.removed, *plan.renumbered, *factors]):
             tensor = state[name]
-            data = tensor.data
-            if name in plan.renumbered:
-                data = renumber(data, plan.renumbered[name])
-            for dim, indices, factor in factors.get(name, ()):
-                data = rescale(data, dim, indices, factor)
-            if name in plan.masks:
-                data = data * plan.masks[name].to(data.device)
             dims = plan.removed.get(name, {})
+
+            def changed(data: Tensor, name: str = name, dims: Any = dims) -> Tensor:
+                if name in plan.renumbered:
+                    data = renumber(data, plan.renumbered[name])
+                for dim, indices, factor in factors.get(name, ()):
+                    data = rescale(data, dim, indices, factor)
+                return cut(data, dims) if dims else data
+
             gradient = tensor.grad if tensor.is_leaf else None
             if gradient is not None:
                 tensor.grad = None
-            swap_data(tensor, cut(data, dims) if dims else data)
+            keeper = keeper_of(tensor)
+            if keeper is None:
+                swap_data(tensor, changed(tensor.data))
+            else:
+                gone = cut(keeper.gone, dims) if dims else keeper.gone
+                keeper.reshape(changed(tensor.data), changed(keeper.dense()), gone)
             if gradient is not None:
                 tensor.grad = cut(gradient, dims) if dims else gradient
     modules = dict(model.named_modules())

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.errors import InputError, PlanError
 from secateur.inputs import ExampleInputs, Inputs, as_inputs, evaluating, run
+from secateur.masks import carry_over
 from secateur.plan import Plan
 from secateur.surgery.capture import Expected, attempts, capture, expected_inputs
 from secateur.surgery.lift import PREFIX, lift
@@ -132,6 +133,7 @@ def _form(
     form.captured_for = expected
     _tie(model, form)
     _describe(model, form)
+    carry_over(model, form)
     if not _same(wanted, _outputs(form, inputs)):
         raise InputError(
             "what torch.export captures computes something else than the model; "

@@ -10,27 +10,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.graph.trace import named_state
+from secateur.masks import KeeperStates
+from secateur.tensors import swap_data
 
 __all__ = ["Snapshot", "swap_data", "transaction"]
 
 
-def swap_data(tensor: Tensor, data: Tensor) -> None:
-    """Give a tensor other contents, maybe of another shape, and keep the object.
-
-    Tied modules, optimizers and hooks hold the object, so they follow.
-    """
-    if tensor.data.shape != data.shape and tensor.requires_grad:
-        # Autograd remembers the old shape in the node that collects the gradient, alive as
-        # long as any earlier loss is; passing through another dtype makes it forget.
-        other = data.new_empty(0, dtype=_other_dtype(data))
-        tensor.data = other
-    tensor.data = data
-
-
-def _other_dtype(data: Tensor) -> Any:
-    import torch
-
-    return torch.float64 if data.dtype != torch.float64 else torch.float32
+# Changed in place, so that a reference is not enough; masks come with hooks.
+_TABLES = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_non_persistent_buffers_set",
+    "_forward_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
 
 
 @dataclasses.dataclass
@@ -56,14 +50,16 @@ class Snapshot:
         self._modules: list[tuple[nn.Module, dict[str, Any]]] = []
         for module in model.modules():
             saved = dict(module.__dict__)
-            for table in ("_parameters", "_buffers", "_modules"):
-                saved[table] = dict(saved[table])
+            for table in _TABLES:
+                saved[table] = saved[table].copy()
             self._modules.append((module, saved))
+        self._keepers = KeeperStates(model.modules())
 
     def restore(self) -> None:
         """Put every tensor, gradient and attribute back."""
+        self._keepers.restore([module for module, _ in self._modules])
         for module, saved in self._modules:
-            for table in ("_parameters", "_buffers", "_modules"):
+            for table in _TABLES:
                 current = module.__dict__[table]
                 current.clear()
                 current.update(saved[table])
@@ -71,7 +67,7 @@ class Snapshot:
                 if key not in saved:
                     del module.__dict__[key]
             for key, value in saved.items():
-                if key not in ("_parameters", "_buffers", "_modules"):
+                if key not in _TABLES:
                     module.__dict__[key] = value
         for entry in self._tensors:
             if entry.tensor.is_leaf:
