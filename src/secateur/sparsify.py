@@ -42,7 +42,15 @@ def sparsify(
     before = profile(model, inputs)
     units, skipped = _units(model, request, granularity)
     plan = Plan(settings=request.settings)
-    scorer = SparseScorer(model, request.criterion, units, request.data, request.loss, request.seed)
+    scorer = SparseScorer(
+        model,
+        request.criterion,
+        units,
+        request.data,
+        request.loss,
+        request.seed,
+        inputs=inputs,
+    )
     removed = _choose(units, scorer, request)
     for weight, tiling in units:
         plan.masks[weight.name] = weight.stored(~tiling.spread(removed[weight.name])).contiguous()
