@@ -6,10 +6,15 @@ from secateur.criteria.base import CRITERIA, Criterion, Scores
 from secateur.criteria.bn_scale import BNScale
 from secateur.criteria.elementwise import ElementwiseCriterion
 from secateur.criteria.fpgm import FPGM
+from secateur.criteria.gradient import Gradient
+from secateur.criteria.grasp import GraSP
 from secateur.criteria.magnitude import L1, L2
+from secateur.criteria.obd import OBD
 from secateur.criteria.random import Random
 from secateur.criteria.resolve import FunctionCriterion, as_criterion
 from secateur.criteria.scoring import Scorer, score_classes, score_units
+from secateur.criteria.snip import SNIP
+from secateur.criteria.synflow import SynFlow
 from secateur.criteria.taylor import Taylor
 
 __all__ = [
@@ -17,13 +22,18 @@ __all__ = [
     "FPGM",
     "L1",
     "L2",
+    "OBD",
+    "SNIP",
     "BNScale",
     "Criterion",
     "ElementwiseCriterion",
     "FunctionCriterion",
+    "GraSP",
+    "Gradient",
     "Random",
     "Scorer",
     "Scores",
+    "SynFlow",
     "Taylor",
     "as_criterion",
     "score_classes",

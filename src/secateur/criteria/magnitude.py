@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from torch import Tensor
 
@@ -25,6 +27,7 @@ class L2(ElementwiseCriterion):
     """
 
     name = "magnitude"
+    squared: ClassVar[bool] = True
 
     def elements(self, weight: Tensor, grad: Tensor | None) -> Tensor:
         return weight.square_()
