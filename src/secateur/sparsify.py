@@ -15,7 +15,13 @@ from secateur.profiling import profile
 from secateur.request import Request
 from secateur.result import GroupSummary, Result
 from secateur.sparse.scoring import SparseScorer
-from secateur.sparse.select import Layer, removed_globally, removed_per_layer, zeros_wanted
+from secateur.sparse.select import (
+    Layer,
+    removed_globally,
+    removed_per_layer,
+    removed_per_row,
+    zeros_wanted,
+)
 from secateur.sparse.table import SparseGranularity
 from secateur.sparse.tiles import Tiling
 from secateur.sparse.weights import Weight, prunable_weights
@@ -87,11 +93,15 @@ def _units(
 
 
 def _choose(units: Units, scorer: SparseScorer, request: Request) -> dict[str, Tensor]:
-    sparsity = request.budget["sparsity"]
+    sparsity, keep = request.budget["sparsity"], request.min_keep
     layers = [
-        Layer(weight.name, tiling, functools.partial(scorer.scores, weight), request.min_keep)
+        Layer(weight.name, tiling, functools.partial(_ranked, weight, scorer, request), keep)
         for weight, tiling in units
     ]
+    # One granularity holds for all weights: outputs are apart in all of them, or in none.
+    apart = all(layer.tiling.tile[0] == 1 for layer in layers)
+    if apart and request.allocation.by_row(request.criterion.scope):
+        return {layer.name: removed_per_row(layer, sparsity) for layer in layers}
     total = sum(layer.entries for layer in layers)
     zeros = zeros_wanted(sparsity, total)
     shares = request.allocation.sparsities([layer.tiling.shape for layer in layers], sparsity)
@@ -110,6 +120,10 @@ def _choose(units: Units, scorer: SparseScorer, request: Request) -> dict[str, T
                 f"most {layer.spare() / layer.entries:.4f} is left above its floor (min_keep)"
             )
     return removed_per_layer(layers, counts)
+
+
+def _ranked(weight: Weight, scorer: SparseScorer, request: Request) -> Tensor:
+    return request.allocation.ranked(scorer.scores(weight), request.criterion.squared)
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:

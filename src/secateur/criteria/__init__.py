@@ -16,6 +16,7 @@ from secateur.criteria.scoring import Scorer, score_classes, score_units
 from secateur.criteria.snip import SNIP
 from secateur.criteria.synflow import SynFlow
 from secateur.criteria.taylor import Taylor
+from secateur.criteria.wanda import Wanda
 
 __all__ = [
     "CRITERIA",
@@ -35,6 +36,7 @@ __all__ = [
     "Scores",
     "SynFlow",
     "Taylor",
+    "Wanda",
     "as_criterion",
     "score_classes",
     "score_units",

@@ -13,7 +13,13 @@ from secateur.errors import BudgetError
 from secateur.sparse.threshold import Cut, Ranked, find_cut, ordered
 from secateur.sparse.tiles import Tiling
 
-__all__ = ["Layer", "removed_globally", "removed_per_layer", "zeros_wanted"]
+__all__ = [
+    "Layer",
+    "removed_globally",
+    "removed_per_layer",
+    "removed_per_row",
+    "zeros_wanted",
+]
 
 
 class Layer:
@@ -43,9 +49,16 @@ class Layer:
         """One score per unit, ``[units]``; infinite for those that stay whatever comes."""
         scores = self._score().detach().float().flatten().clone()
         # Of equal scores the lowest index goes first, so the last ones stay.
-        order = scores.flip(0).topk(self.min_keep).indices
-        scores[len(scores) - 1 - order] = math.inf
+        least = scores.topk(self.min_keep).values[-1]
+        above = scores > least
+        level = torch.nonzero(scores == least).flatten()
+        scores[above] = math.inf
+        scores[level[len(level) - (self.min_keep - int(above.sum())) :]] = math.inf
         return scores
+
+    def plain(self) -> Tensor:
+        """The scores as they are, ``[*grid]``."""
+        return self._score().detach().float()
 
     def spare(self) -> int:
         """Entries that can go at all."""
@@ -132,3 +145,20 @@ def removed_per_layer(layers: Sequence[Layer], zeros: Sequence[int]) -> dict[str
     for layer, count in zip(layers, zeros, strict=True):
         removed |= removed_globally([layer], count)
     return removed
+
+
+def removed_per_row(layer: Layer, sparsity: float) -> Tensor:
+    """The lowest units of every output: ``floor(units of the output * sparsity)`` of each.
+
+    Every output keeps at least one unit below a sparsity of one, so no other floor is needed.
+
+    Returns
+    -------
+    Tensor of bool, ``[*grid]``
+    """
+    scores = layer.plain().reshape(layer.tiling.grid[0], -1)
+    count = zeros_wanted(sparsity, scores.shape[1])
+    order = scores.argsort(dim=1, stable=True)[:, :count]
+    removed = torch.zeros(scores.shape, dtype=torch.bool)
+    removed.scatter_(1, order.cpu(), torch.ones_like(order, dtype=torch.bool).cpu())
+    return removed.reshape(layer.tiling.grid)
