@@ -77,6 +77,8 @@ class TestContract:
 
     def test_signs_do_not_matter(self, criterion: str) -> None:
         made = as_criterion(criterion)
+        if made.streams and not made.reads_weights:
+            pytest.skip("reads no weights")
         torch.manual_seed(0)
         weight, grad = torch.randn(7, 9), torch.randn(7, 9)
         member = Member("conv.weight", 0, "producer", np.arange(7))

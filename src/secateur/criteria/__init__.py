@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from secateur.criteria.activation_based import ActivationCriterion
+from secateur.criteria.apoz import APoZ
 from secateur.criteria.base import CRITERIA, Criterion, Scores
 from secateur.criteria.bn_scale import BNScale
 from secateur.criteria.elementwise import ElementwiseCriterion
 from secateur.criteria.fpgm import FPGM
 from secateur.criteria.gradient import Gradient
 from secateur.criteria.grasp import GraSP
+from secateur.criteria.hrank import HRank
 from secateur.criteria.magnitude import L1, L2
+from secateur.criteria.mean_activation import MeanActivation
 from secateur.criteria.obd import OBD
 from secateur.criteria.random import Random
 from secateur.criteria.resolve import FunctionCriterion, as_criterion
@@ -16,6 +20,7 @@ from secateur.criteria.scoring import Scorer, score_classes, score_units
 from secateur.criteria.snip import SNIP
 from secateur.criteria.synflow import SynFlow
 from secateur.criteria.taylor import Taylor
+from secateur.criteria.taylor_activation import TaylorActivation
 from secateur.criteria.wanda import Wanda
 
 __all__ = [
@@ -25,17 +30,22 @@ __all__ = [
     "L2",
     "OBD",
     "SNIP",
+    "APoZ",
+    "ActivationCriterion",
     "BNScale",
     "Criterion",
     "ElementwiseCriterion",
     "FunctionCriterion",
     "GraSP",
     "Gradient",
+    "HRank",
+    "MeanActivation",
     "Random",
     "Scorer",
     "Scores",
     "SynFlow",
     "Taylor",
+    "TaylorActivation",
     "Wanda",
     "as_criterion",
     "score_classes",

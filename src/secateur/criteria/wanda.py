@@ -82,6 +82,8 @@ class Wanda(ElementwiseCriterion):
         squares: dict[str, Tensor] = {}
 
         def product(seen: Product, result: Any) -> None:
+            if seen.node.op == "aten::embedding":
+                return
             found = _squares(seen)
             for name in seen.names:
                 shape = parameters[name].shape
