@@ -152,7 +152,7 @@ def variants() -> list[str]:
             for reduction in reductions:
                 given = [f"view={view}"] * bool(view) + [f"reduction={reduction}"] * bool(reduction)
                 lines.append(name + (":" + ",".join(given) if given else ""))
-    return [*lines, "obd:curvature=hutchinson,gradient=True"]
+    return [*lines, "obd:curvature=hutchinson,gradient=True", "fpgm:mix=0.4", "lp:p=3"]
 
 
 def draws(criterion: str) -> bool:

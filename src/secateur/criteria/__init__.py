@@ -11,11 +11,12 @@ from secateur.criteria.fpgm import FPGM
 from secateur.criteria.gradient import Gradient
 from secateur.criteria.grasp import GraSP
 from secateur.criteria.hrank import HRank
-from secateur.criteria.magnitude import L1, L2
+from secateur.criteria.magnitude import L1, L2, LP
 from secateur.criteria.mean_activation import MeanActivation
 from secateur.criteria.obd import OBD
 from secateur.criteria.random import Random
 from secateur.criteria.resolve import FunctionCriterion, as_criterion
+from secateur.criteria.scale import Scale
 from secateur.criteria.scoring import Scorer, score_classes, score_units
 from secateur.criteria.snip import SNIP
 from secateur.criteria.synflow import SynFlow
@@ -28,6 +29,7 @@ __all__ = [
     "FPGM",
     "L1",
     "L2",
+    "LP",
     "OBD",
     "SNIP",
     "APoZ",
@@ -41,6 +43,7 @@ __all__ = [
     "HRank",
     "MeanActivation",
     "Random",
+    "Scale",
     "Scorer",
     "Scores",
     "SynFlow",

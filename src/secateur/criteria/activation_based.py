@@ -41,8 +41,8 @@ class Tally:
         """A mean per channel, behind the activation where there is one; None where unmeasured."""
         found: dict[str, Tensor | None] = {}
         for name in names:
-            sums, count = self._sums.get((name, True)) or self._sums.get((name, False), (None, 0))
-            found[name] = None if sums is None or not count else sums / count
+            best = self._sums.get((name, True)) or self._sums.get((name, False))
+            found[name] = None if best is None or not best[1] else best[0] / best[1]
         return found
 
 
