@@ -232,6 +232,24 @@ class TestErrors:
         assert told == [(1, 2), (2, 2)]
 
 
+def test_an_activation_that_is_written_over_has_no_gradient() -> None:
+    class Over(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            # ReLU's own backward pass needs what it returned, a clamp's does not.
+            return self.last(self.first(x).clamp(min=0).add_(1.0))
+
+    net, inputs = Over(), torch.randn(2, 4)
+    with clear_error(InputError, "'first.weight'", "in place"):
+        score_classes(
+            sc.trace(net, inputs), net, "taylor_activation", data=[(inputs, torch.tensor([0, 1]))]
+        )
+    assert (of_first(net, inputs) >= 0).all()
+
+
 def test_options_are_checked() -> None:
     with clear_error(InputError, "epsilon"):
         sc.criteria.as_criterion("apoz:epsilon=-1")

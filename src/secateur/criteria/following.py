@@ -52,6 +52,9 @@ class Follower(Watcher):
         self._found = found
         # Value -> the weights whose channels it holds, and along which dimension.
         self._held: dict[int, tuple[frozenset[str], int]] = {}
+        self._behind: dict[int, frozenset[str]] = {}
+        # Weights whose activation was written over before the pass ended.
+        self.spoiled: set[str] = set()
 
     def _begin(self, product: Product, result: Any) -> None:
         dim = product.outputs_dim % result.ndim
@@ -60,6 +63,8 @@ class Follower(Watcher):
         self._held[product.result] = (frozenset(product.names), dim)
 
     def _go_on(self, node: Node, result: Any) -> None:
+        if node.in_place and node.outputs:
+            self.spoiled |= self._behind.get(node.outputs[0], frozenset())
         sources = [index for index in node.inputs if index in self._held]
         if not sources or not node.outputs:
             return
@@ -77,6 +82,7 @@ class Follower(Watcher):
         if op in ACTIVATIONS and tuple(first.shape) == shape:
             for name in sorted(names):
                 self._found(name, first, dim, True)
+            self._behind[out] = names
         elif op in CARRYING and tuple(first.shape) == shape:
             self._held[out] = (names, dim)
         elif op in RESHAPING and dim == len(shape) - 1 and first.shape[-1:] == shape[-1:]:

@@ -15,6 +15,7 @@ from secateur.criteria.following import Follower
 from secateur.criteria.gradient_based import hand_over
 from secateur.criteria.reading import Reading, Receive, finite_loss
 from secateur.criteria.standins import forward, standing_in
+from secateur.errors import InputError
 
 __all__ = ["TaylorActivation"]
 
@@ -66,6 +67,12 @@ class TaylorActivation(ActivationCriterion):
                 follower = Follower(reading.model, inputs, names, found, stand_ins)
                 with follower.watching():
                     outputs = forward(reading.model, stand_ins, inputs)
+                if follower.spoiled:
+                    raise InputError(
+                        f"the activation behind {min(follower.spoiled)!r} is written over in "
+                        "place, so criterion 'taylor_activation' cannot see its gradient; build "
+                        "the model with inplace=False, or take 'taylor'"
+                    )
                 value = finite_loss(batch_loss(outputs, targets, reading.loss), done)
                 del outputs
                 used = [entry for entry in seen if entry[1].requires_grad]
