@@ -187,3 +187,15 @@ def test_missing_and_empty_data() -> None:
         score("wanda", data=[])
     with clear_error(InputError, "rejects a batch"):
         score("wanda", data=[(torch.zeros(1, 9, 2, 2), None)])
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_of_attention(batch_first: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first, dropout=0.0)
+    data = data_of(2, 5, 8)
+    tokens = torch.cat([x.reshape(-1, 8) for x, _ in data])
+    found = elements(nn.Sequential(layer), "wanda", data)
+    weight = layer.self_attn.in_proj_weight
+    close(found["0.self_attn.in_proj_weight"], weight.abs() * tokens.norm(dim=0))
+    assert found["0.self_attn.out_proj.weight"].min() >= 0

@@ -107,7 +107,10 @@ class Wanda(ElementwiseCriterion):
 
 def _shape_of(seen: Product) -> torch.Size:
     """The shape of the weight as the parameter stores it."""
-    return torch.Size(reversed(seen.weight.shape)) if seen.turned else seen.weight.shape
+    if seen.node.op == "aten::convolution":
+        return seen.weight.shape
+    matrix = seen.weight.shape[-2:]
+    return torch.Size(reversed(matrix)) if seen.turned else matrix
 
 
 def _squares(seen: Product) -> Tensor:
@@ -117,7 +120,8 @@ def _squares(seen: Product) -> Tensor:
     given = given.double() if given.device.type != "mps" else given.float()
     if seen.node.op == "aten::convolution":
         return _of_convolution(seen, given.square())
-    total = given.square().sum(dim=1 if seen.first else 0)
+    total = given.square().sum(dim=-1 if seen.first else -2)
+    total = total.reshape(-1, total.shape[-1]).sum(dim=0)
     # [inputs] lies along the weight's dimension that the product sums over.
     last = seen.first != seen.turned
     return total[None, :] if last else total[:, None]

@@ -22,6 +22,8 @@ FACTORS = {
     "aten::convolution": ("input", "weight"),
     "aten::mm": ("self", "mat2"),
     "aten::addmm": ("mat1", "mat2"),
+    # A product with a weight that is expanded along the batch.
+    "aten::bmm": ("self", "mat2"),
     "aten::embedding": ("indices", "weight"),
 }
 TURNING = {"aten::t", "aten::transpose", "aten::permute"}
@@ -58,7 +60,7 @@ class Product:
         """The dimension of the result that holds the weight's outputs."""
         if self.node.op == "aten::convolution":
             return 1
-        return 0 if self.first else -1
+        return -2 if self.first else -1
 
 
 class Watcher(Recorder):
