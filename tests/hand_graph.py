@@ -124,6 +124,7 @@ def score(criterion: Any, net: Net | None = None, graph: Graph | None = None, **
     net = make_net() if net is None else net
     dtype = net.fc2.weight.dtype
     kwargs.setdefault("data", make_data(dtype=dtype))
+    kwargs.setdefault("inputs", make_data(dtype=dtype)[0][0])
     return score_classes(graph or make_graph(), net, criterion, **kwargs)
 
 
@@ -141,7 +142,7 @@ def permuted(net: Net, order: Tensor) -> Net:
 
 
 def variants() -> list[str]:
-    """Every registered criterion, with every value of its view and reduction."""
+    """Every registered criterion, with every value of its view and reduction; some options more."""
     lines = []
     for entry in catalogue(CRITERIA):
         name = entry.names[0]
@@ -151,7 +152,12 @@ def variants() -> list[str]:
             for reduction in reductions:
                 given = [f"view={view}"] * bool(view) + [f"reduction={reduction}"] * bool(reduction)
                 lines.append(name + (":" + ",".join(given) if given else ""))
-    return lines
+    return [*lines, "obd:curvature=hutchinson,gradient=True", "fpgm:mix=0.4", "lp:p=3"]
+
+
+def draws(criterion: str) -> bool:
+    """Whether scores hold random numbers, which belong to places and not to weights."""
+    return criterion == "random" or "hutchinson" in criterion
 
 
 class Largest(TorchDispatchMode):

@@ -73,7 +73,9 @@ def decide(
     """
     known = Amendments() if known is None else known
     made: dict[str, int] | None = None
-    scorer = Scorer(model, request.criterion, request.data, request.loss, request.seed)
+    scorer = Scorer(
+        model, request.criterion, request.data, request.loss, request.seed, inputs=inputs
+    )
     for _ in range(ROUNDS):
         graph = Graph(
             model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,10 +42,11 @@ def sparsify(
     """Prune to a sparsity on a resolved request; see :func:`secateur.prune`."""
     before = profile(model, inputs)
     weights, skipped = _weights(model, request, granularity)
+    criterion, allocation = request.criterion, request.allocation
 
     def scorer(units: Sequence[tuple[Weight, Tiling]]) -> SparseScorer:
         return SparseScorer(
-            model, request.criterion, units, request.data, request.loss, request.seed
+            model, criterion, units, request.data, request.loss, request.seed, inputs=inputs
         )
 
     masks = {weight.name: _mask(model, weight) for weight in weights}
@@ -52,9 +54,11 @@ def sparsify(
         weights,
         scorer,
         request.budget.get("sparsity"),
-        request.allocation,
+        allocation,
         request.min_keep,
         {weight.name: mask for weight in weights if (mask := masks[weight.name]) is not None},
+        functools.partial(allocation.ranked, squared=criterion.squared),
+        allocation.by_row(criterion.scope),
     )
     chosen = granularity.choose(task)
     plan = Plan(settings={**request.settings, **chosen.settings})

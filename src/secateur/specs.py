@@ -109,7 +109,7 @@ def catalogue(registry: Registry[type[T]]) -> list[Entry]:
     --------
     >>> from secateur.criteria import CRITERIA
     >>> [entry.names for entry in catalogue(CRITERIA)][:2]
-    [('bn_scale',), ('fpgm',)]
+    [('apoz',), ('bn_scale',)]
     """
     names: dict[type[T], list[str]] = {}
     for name in registry:

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from secateur.allocation.base import ALLOCATIONS, Allocation, GroupScores, as_allocation
+from secateur.allocation.densities import ERK, UniformPlus
 from secateur.allocation.global_ import Global
+from secateur.allocation.lamp import LAMP
 from secateur.allocation.uniform import Uniform
 
-__all__ = ["ALLOCATIONS", "Allocation", "Global", "GroupScores", "Uniform", "as_allocation"]
+__all__ = [
+    "ALLOCATIONS",
+    "ERK",
+    "LAMP",
+    "Allocation",
+    "Global",
+    "GroupScores",
+    "Uniform",
+    "UniformPlus",
+    "as_allocation",
+]

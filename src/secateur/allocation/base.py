@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from secateur import specs
 from secateur.errors import InputError
@@ -48,9 +49,17 @@ class Allocation(ABC):
 
     A budget is met by the shortest sufficient start of the order, so the order alone decides how
     much each group loses. Within a group, units with equal scores go by index, lowest first.
+
+    Attributes
+    ----------
+    name : str
+        The name in messages and plans.
+    structured : bool
+        Whether it serves structured granularities.
     """
 
     name: ClassVar[str]
+    structured: ClassVar[bool] = True
 
     def order(self, groups: Sequence[GroupScores]) -> list[tuple[int, int]]:
         """Return ``(group index, unit index)`` of every judged unit, first to go first.
@@ -118,6 +127,26 @@ class Allocation(ABC):
             f"allocation {self.name!r} is for structured granularities; sparse ones take "
             "'global' or 'uniform'"
         )
+
+    def ranked(self, scores: Tensor, squared: bool) -> Tensor:
+        """Return what the units of one weight are ranked by against those of others.
+
+        Parameters
+        ----------
+        scores : Tensor of float32, shape [*grid]
+        squared : bool
+            Whether the scores are squares already, as those of ``magnitude`` are.
+
+        Returns
+        -------
+        Tensor of float32, shape [*grid]
+            In the order of the scores; the scores themselves by default.
+        """
+        return scores
+
+    def by_row(self, scope: str) -> bool:
+        """Whether every output of a weight loses the same share, for a criterion of this scope."""
+        return False
 
     @property
     def spec(self) -> str:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 
 from secateur.allocation.base import ALLOCATIONS, Allocation, GroupScores
+from secateur.errors import InputError, suggestion
 
-__all__ = ["Uniform"]
+__all__ = ["Scope", "Uniform"]
+
+Scope = Literal["auto", "layer", "row"]
 
 
 @ALLOCATIONS.register("uniform")
 class Uniform(Allocation):
     """The same share of every group: the baseline, and what FPGM's published results use.
+
+    Parameters
+    ----------
+    scope : {"auto", "layer", "row"}, default "auto"
+        Where parts of weights become zero: the same share of every layer, or of every output of
+        every layer, exactly ``floor(units of the output * sparsity)``. ``"auto"`` follows the
+        criterion: ``"row"`` under ``wanda``, which compares within an output, else ``"layer"``.
+        Units that span or tile outputs are compared within the layer.
 
     Examples
     --------
@@ -24,6 +36,17 @@ class Uniform(Allocation):
     """
 
     name = "uniform"
+
+    def __init__(self, scope: Scope = "auto") -> None:
+        if scope not in get_args(Scope):
+            raise InputError(
+                f"allocation 'uniform': unknown scope {scope!r}"
+                + suggestion(str(scope), get_args(Scope))
+            )
+        self.scope = scope
+
+    def by_row(self, scope: str) -> bool:
+        return "row" in (self.scope, scope if self.scope == "auto" else "")
 
     def keys(self, group: GroupScores, scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
         return shares

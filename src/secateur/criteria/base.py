@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 from torch import Tensor
 
 from secateur import specs
+from secateur.criteria.gradients import stream_gradients
+from secateur.criteria.reading import Reading, Receive
 from secateur.errors import InputError, suggestion
 from secateur.registry import Registry
 
@@ -64,7 +66,16 @@ class Criterion(ABC):
     name : str
         The name in messages and plans.
     needs_data : bool
-        Whether it needs gradients of a loss over data.
+        Whether it needs data; gradients of a loss over it, unless `stream` says otherwise.
+    needs_inputs : bool
+        Whether it needs the example inputs, and no data.
+    asks_for : str
+        What it takes from data, in messages.
+    scope : str
+        What scores compare within where parts of weights become zero: ``"layer"``, or ``"row"``
+        for the entries of one output.
+    squared : bool
+        True if what is added up is a square, of which `finish` takes the root.
     reads_weights : bool
         False if the values of the weights do not matter to it.
     comparable : bool
@@ -91,6 +102,10 @@ class Criterion(ABC):
 
     name: ClassVar[str]
     needs_data: ClassVar[bool] = False
+    needs_inputs: ClassVar[bool] = False
+    asks_for: ClassVar[str] = "gradients"
+    scope: ClassVar[Literal["layer", "row"]] = "layer"
+    squared: ClassVar[bool] = False
     reads_weights: ClassVar[bool] = True
     comparable: ClassVar[bool] = False
     additive: bool = False
@@ -129,7 +144,8 @@ class Criterion(ABC):
         weight : Tensor of float32 or float64, shape [n, rest]
             One row for every unit on that dimension. Read-only.
         grad : Tensor or None, shape [n, rest]
-            Gradient of the loss, where `needs_data` is set.
+            What `stream` handed over, where data is read: the gradient of the loss, if nothing
+            else is said.
         kind : str
             Family of the module that owns the tensor.
 
@@ -152,6 +168,53 @@ class Criterion(ABC):
             Seeded by the caller.
         """
         return sums
+
+    @property
+    def streams(self) -> bool:
+        """Whether the model has to run before anything can be scored."""
+        return self.needs_data or self.needs_inputs
+
+    def stream(
+        self,
+        reading: Reading,
+        names: Iterable[str],
+        receive: Receive,
+        after_batch: Callable[[], None],
+    ) -> int:
+        """Read the data, and hand over what stands beside every weight in the score.
+
+        By default that is the gradient of each batch, and scores are averaged over batches. A
+        criterion that needs something of all batches together (a mean gradient, the norm of all
+        inputs) accumulates it, in memory that does not grow with their number, hands it over
+        once, and calls `after_batch` once.
+
+        Parameters
+        ----------
+        reading : Reading
+        names : iterable of str
+            Parameters that count.
+        receive : callable
+            ``(name, parameter, signal)``; a parameter left out has a signal of zeros, and one
+            with None cannot be judged.
+        after_batch : callable
+            To be called when everything of a batch, or of all of them, is handed over.
+
+        Returns
+        -------
+        int
+            How often `after_batch` was called.
+        """
+        return stream_gradients(
+            reading.model,
+            names,
+            reading.data,
+            receive,
+            after_batch=after_batch,
+            loss=reading.loss,
+            max_batches=reading.max_batches,
+            seed=reading.seed,
+            progress=reading.progress,
+        )
 
     @property
     def spec(self) -> str:

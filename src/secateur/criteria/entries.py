@@ -78,7 +78,7 @@ def collect(
         that read data: a pass over the data is made once, for all.
     """
     tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    if not criterion.needs_data:
+    if not criterion.streams:
         tensors |= dict(model.named_buffers(remove_duplicate=False))
     modules = dict(model.named_modules(remove_duplicate=False))
     kinds: dict[nn.Module, Kind] = {}
@@ -96,7 +96,7 @@ def collect(
             continue
         classes = np.asarray(member.classes)
         units = np.where(classes >= 0, unit_of_class[classes], -1)
-        if criterion.needs_data or (units >= 0).any():
+        if criterion.streams or (units >= 0).any():
             seen.add(key)
             entries.append(Entry(member, tensor, owner, leaf, kind, units))
     return entries

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from secateur.criteria.base import CRITERIA, Criterion, Kind, View
+from secateur.errors import InputError
 
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member
@@ -34,17 +36,34 @@ class FPGM(Criterion):
     view : {"producer", "consumer", "group"}, default "producer"
         The default is the paper's. With ``"consumer"`` the vectors are the input slices of what
         reads the channel, with ``"group"`` the distances of all weight matrices are added.
+    mix : float, default 0.0
+        Share of the filters that goes by the smallest L2 norm first; distances then compare the
+        others only (the paper's FPGM-mix, with 0.1).
     """
 
     name = "fpgm"
 
-    def __init__(self, view: View = "producer") -> None:
+    def __init__(self, view: View = "producer", mix: float = 0.0) -> None:
         super().__init__(view)
+        if not 0 <= mix < 1:
+            raise InputError(f"criterion 'fpgm': mix must be at least 0 and below 1, not {mix}")
+        self.mix = mix
 
     def member_scores(
         self, member: Member, weight: Tensor, grad: Tensor | None, kind: Kind
     ) -> Tensor | None:
-        return summed_distances(weight)
+        return summed_distances(weight) if self.mix == 0 else self._mixed(weight)
+
+    def _mixed(self, rows: Tensor) -> Tensor:
+        norms = rows.norm(dim=1)
+        order = norms.argsort(stable=True)
+        first = math.floor(self.mix * len(rows) + 1e-9)
+        small, others = order[:first], order[first:].sort().values
+        scores = torch.empty_like(norms)
+        scores[others] = summed_distances(rows[others])
+        # Never above a distance, and in the order of the norms.
+        scores[small] = norms[small] - norms[order[first]]
+        return scores
 
 
 def summed_distances(rows: Tensor) -> Tensor:

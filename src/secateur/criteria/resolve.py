@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur import specs
 from secateur.criteria.base import CRITERIA, Criterion, Kind
+from secateur.criteria.batches import Loss
+from secateur.criteria.reading import Progress, Reading
 from secateur.errors import InputError
+from secateur.inputs import ExampleInputs, as_inputs
 
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member
 
-__all__ = ["FunctionCriterion", "as_criterion"]
+__all__ = ["FunctionCriterion", "as_criterion", "reading_for"]
 
 
 class FunctionCriterion(Criterion):
@@ -77,4 +80,41 @@ def as_criterion(
     raise InputError(
         "criterion must be a name, a Criterion or a function (weight [n, rest]) -> [n], "
         f"not {type(criterion).__name__}"
+    )
+
+
+def reading_for(
+    criterion: Criterion,
+    model: nn.Module,
+    data: Iterable[Any] | None,
+    inputs: ExampleInputs | None,
+    loss: Loss | None,
+    seed: int,
+    progress: Progress | None,
+) -> Reading:
+    """Put together what a criterion may read.
+
+    Raises
+    ------
+    InputError
+        When the data or the inputs that it needs are missing.
+    """
+    if criterion.needs_data and data is None:
+        raise InputError(
+            f"criterion {criterion.name!r} needs {criterion.asks_for}: pass data=, an iterable of "
+            "(inputs, targets) batches, or of dicts for models that return a loss"
+        )
+    if criterion.needs_inputs and inputs is None:
+        raise InputError(
+            f"criterion {criterion.name!r} runs the model without data: pass inputs=, the "
+            "example inputs"
+        )
+    return Reading(
+        model,
+        () if data is None else data,
+        None if inputs is None else as_inputs(inputs),
+        loss,
+        getattr(criterion, "max_batches", None),
+        seed,
+        progress,
     )

@@ -14,11 +14,12 @@ from secateur.criteria.batches import Loss
 from secateur.criteria.checks import check_finished, check_rows, not_finite
 from secateur.criteria.elementwise import ElementwiseCriterion, Workspace, sums_along, working_dtype
 from secateur.criteria.entries import Key, Piece, collect, pieces_of
-from secateur.criteria.gradients import Progress, stream_gradients
-from secateur.criteria.resolve import as_criterion
+from secateur.criteria.reading import Progress
+from secateur.criteria.resolve import as_criterion, reading_for
 from secateur.criteria.rows import rows_at
 from secateur.criteria.weights import effective_weight
 from secateur.errors import InputError
+from secateur.inputs import ExampleInputs
 
 if TYPE_CHECKING:
     from secateur.graph import Graph
@@ -36,9 +37,10 @@ def score_classes(
     loss: Loss | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    inputs: ExampleInputs | None = None,
 ) -> Scores:
     """Score every class of a graph that is not protected: `Scorer.classes`, once."""
-    return Scorer(model, criterion, data, loss, seed, progress).classes(graph)
+    return Scorer(model, criterion, data, loss, seed, progress, inputs).classes(graph)
 
 
 def score_units(
@@ -50,9 +52,10 @@ def score_units(
     loss: Loss | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    inputs: ExampleInputs | None = None,
 ) -> Scores:
     """Score units of several classes: `Scorer.units`, once."""
-    return Scorer(model, criterion, data, loss, seed, progress).units(graph, units)
+    return Scorer(model, criterion, data, loss, seed, progress, inputs).units(graph, units)
 
 
 class Scorer:
@@ -72,11 +75,13 @@ class Scorer:
         Decides everything random.
     progress : callable or None
         ``(batches done, batches in all or None)``.
+    inputs : tensor, tuple, dict or None
+        The example inputs, for criteria that run the model without data.
 
     Raises
     ------
     InputError
-        When data is missing.
+        When data or inputs are missing.
 
     Examples
     --------
@@ -97,15 +102,11 @@ class Scorer:
         loss: Loss | None = None,
         seed: int = 0,
         progress: Progress | None = None,
+        inputs: ExampleInputs | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.seed = model, seed
         self.criterion = as_criterion(criterion)
-        if self.criterion.needs_data and data is None:
-            raise InputError(
-                f"criterion {self.criterion.name!r} needs gradients: pass data=, an iterable of "
-                "(inputs, targets) batches, or of dicts for models that return a loss"
-            )
-        self.data, self.loss, self.seed, self.progress = data, loss, seed, progress
+        self.reading = reading_for(self.criterion, model, data, inputs, loss, seed, progress)
         # One table of vectors; one per batch where their scores cannot be averaged beforehand.
         self._found: list[Found] = []
         self._workspace = Workspace()
@@ -162,7 +163,7 @@ class Scorer:
         known = self._found[0] if self._found else {}
         missing = [piece for piece in pieces if piece.key not in known]
         if missing:
-            if criterion.needs_data:
+            if criterion.streams:
                 self._read_data(missing)
             else:
                 self._read_weights(missing)
@@ -199,8 +200,11 @@ class Scorer:
         batch: Found = {}
         before, done = len(self._found), 0
 
-        def receive(name: str, weight: Tensor, gradient: Tensor) -> None:
-            batch.update(self._member_scores(owners[name], weight, gradient))
+        def receive(name: str, weight: Tensor, signal: Tensor | None) -> None:
+            if signal is None:
+                batch.update((piece.key, None) for piece in owners[name])
+            else:
+                batch.update(self._member_scores(owners[name], weight, signal))
 
         def after_batch() -> None:
             nonlocal done
@@ -217,17 +221,7 @@ class Scorer:
             batch.clear()
             done += 1
 
-        stream_gradients(
-            self.model,
-            owners,
-            self.data if self.data is not None else (),
-            receive,
-            after_batch=after_batch,
-            loss=self.loss,
-            max_batches=getattr(self.criterion, "max_batches", None),
-            seed=self.seed,
-            progress=self.progress,
-        )
+        self.criterion.stream(self.reading, list(owners), receive, after_batch)
         if before and not self.criterion.additive and done != before:
             raise InputError(
                 f"data had {before} batches and then {done}; pass data that yields the same "
@@ -246,7 +240,10 @@ class Scorer:
             dtype = working_dtype(weight.dtype)
             for piece in pieces:
                 entry, rows, grad_rows = piece.entry, weight.new_empty(len(piece.units), 0), None
-                if piece.where is not None:
+                if piece.where is None:
+                    # One number a position, of a criterion that reads no weights.
+                    grad_rows = None if grad is None else grad[:, None]
+                else:
                     rows = rows_at(weight, entry.member.dim, piece.where).to(dtype)
                     if grad is not None:
                         grad_rows = rows_at(grad, entry.member.dim, piece.where).to(dtype)

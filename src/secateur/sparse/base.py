@@ -12,7 +12,7 @@ from torch import Tensor
 
 from secateur.allocation import Allocation
 from secateur.budget import check_budget
-from secateur.sparse.select import Layer, removed_under
+from secateur.sparse.select import Layer, removed_per_row, removed_under
 from secateur.sparse.tiles import Tiling
 from secateur.sparse.weights import Weight
 
@@ -66,6 +66,10 @@ class Task:
         Units that every weight keeps at least.
     masks : dict
         Weight name -> mask that is on it already, True where kept, as the module stores it.
+    ranked : callable
+        Scores of one weight's units -> what they are ranked by against those of others.
+    by_row : bool
+        Whether units compete with those of their own output only.
     """
 
     weights: list[Weight]
@@ -74,6 +78,8 @@ class Task:
     allocation: Allocation
     min_keep: int = 1
     masks: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    ranked: Callable[[Tensor], Tensor] = lambda scores: scores
+    by_row: bool = False
 
     def zeros(self, weight: Weight, tiling: Tiling) -> Tensor | None:
         """How many entries of every unit are masked already; None where none can be."""
@@ -165,18 +171,26 @@ class SparseGranularity:
         """
         units = [(weight, self.tiling(weight)) for weight in task.weights]
         scorer = task.scorer(units)
+
+        def score(weight: Weight) -> Tensor:
+            return task.ranked(scorer.scores(weight))
+
         layers = [
             Layer(
                 weight.name,
                 tiling,
-                functools.partial(scorer.scores, weight),
+                functools.partial(score, weight),
                 task.min_keep,
                 task.zeros(weight, tiling),
             )
             for weight, tiling in units
         ]
-        shapes = [tiling.shape for _, tiling in units]
-        removed = removed_under(layers, shapes, task.sparsity or 0.0, task.allocation)
+        shapes, sparsity = [tiling.shape for _, tiling in units], task.sparsity or 0.0
+        # One granularity holds for all weights: outputs are apart in all of them, or in none.
+        if task.by_row and all(tiling.tile[0] == 1 for _, tiling in units):
+            removed = {layer.name: removed_per_row(layer, sparsity) for layer in layers}
+        else:
+            removed = removed_under(layers, shapes, sparsity, task.allocation)
         chosen = Chosen()
         for weight, tiling in units:
             gone, held = removed[weight.name], task.zeros(weight, tiling)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from secateur.criteria import Criterion, ElementwiseCriterion, FunctionCriterion, Random
 from secateur.criteria.batches import Loss
 from secateur.criteria.elementwise import working_dtype
-from secateur.criteria.gradients import Progress, stream_gradients
+from secateur.criteria.reading import Progress, Reading
+from secateur.criteria.resolve import reading_for
 from secateur.errors import CriterionError, InputError
+from secateur.inputs import Inputs
 from secateur.masks import effective
 from secateur.sparse.tiles import Tiling
 from secateur.sparse.weights import Weight
@@ -33,8 +35,8 @@ class SparseScorer:
     criterion : Criterion
     units : sequence of (Weight, Tiling)
         What will be scored.
-    data, loss
-        For criteria that need gradients; read once, in `prepare`.
+    data, loss, inputs
+        For criteria that run the model; read once.
     seed : int
         Of everything random.
 
@@ -53,22 +55,20 @@ class SparseScorer:
         loss: Loss | None = None,
         seed: int = 0,
         progress: Progress | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
         if not isinstance(criterion, (ElementwiseCriterion, FunctionCriterion, Random)):
             raise InputError(
-                f"criterion {criterion.name!r} scores whole channels, not parts of weights; "
-                "sparse granularities take magnitude, l1, taylor, random or a function"
+                f"criterion {criterion.name!r} scores whole channels, not parts of weights; use "
+                "granularity 'channel', 'filter' or 'neuron' with it, or a criterion that scores "
+                "single weights, such as magnitude, taylor or wanda"
             )
-        if criterion.needs_data and data is None:
-            raise InputError(
-                f"criterion {criterion.name!r} needs gradients: pass data=, an iterable of "
-                "(inputs, targets) batches, or of dicts for models that return a loss"
-            )
+        reading = reading_for(criterion, model, data, inputs, loss, seed, progress)
         self.model, self.criterion, self.seed = model, criterion, seed
         self.tilings = {weight.name: tiling for weight, tiling in units}
         self._means: dict[str, Tensor] = {}
-        if criterion.needs_data:
-            self._read({weight.name: weight for weight, _ in units}, data, loss, progress)
+        if criterion.streams:
+            self._read({weight.name: weight for weight, _ in units}, reading)
 
     def scores(self, weight: Weight) -> Tensor:
         """One finite score per unit, ``[*grid]``, float32.
@@ -112,22 +112,18 @@ class SparseScorer:
     def _tensor(self, weight: Weight) -> Tensor:
         return effective(self.model.get_submodule(weight.module), weight.leaf)
 
-    def _read(
-        self,
-        weights: dict[str, Weight],
-        data: Iterable[Any] | None,
-        loss: Loss | None,
-        progress: Progress | None,
-    ) -> None:
+    def _read(self, weights: dict[str, Weight], reading: Reading) -> None:
         criterion, done = self.criterion, 0
         names = self._parameters(weights)
         batch: dict[str, Tensor] = {}
 
-        def receive(name: str, tensor: Tensor, gradient: Tensor) -> None:
+        def receive(name: str, tensor: Tensor, signal: Tensor | None) -> None:
             weight = weights[names[name]]
+            if signal is None:
+                return
             dtype = working_dtype(tensor.dtype)
             values = weight.canonical(tensor).to(dtype, copy=True)
-            grad = weight.canonical(gradient).to(dtype, copy=True)
+            grad = weight.canonical(signal).to(dtype, copy=True)
             batch[weight.name] = self._judged(values, grad, self.tilings[weight.name])
 
         def after_batch() -> None:
@@ -138,17 +134,7 @@ class SparseScorer:
                 mean = self._means.setdefault(name, torch.zeros_like(new))
                 mean += (new.to(mean.device) - mean) / done
 
-        stream_gradients(
-            self.model,
-            names,
-            data if data is not None else (),
-            receive,
-            after_batch=after_batch,
-            loss=loss,
-            max_batches=getattr(criterion, "max_batches", None),
-            seed=self.seed,
-            progress=progress,
-        )
+        criterion.stream(reading, list(names), receive, after_batch)
 
     def _parameters(self, weights: dict[str, Weight]) -> dict[str, str]:
         """Parameter name -> weight name, under the names that gradients come by."""

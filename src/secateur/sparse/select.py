@@ -18,6 +18,7 @@ __all__ = [
     "Layer",
     "removed_globally",
     "removed_per_layer",
+    "removed_per_row",
     "removed_under",
     "zeros_per_layer",
     "zeros_wanted",
@@ -81,6 +82,11 @@ class Layer:
             scores[equal[len(equal) - self.min_keep + int(above.sum()) :]] = math.inf
             scores[above] = math.inf
         return scores
+
+    def plain(self) -> Tensor:
+        """The scores without a floor, ``[*grid]``; what is masked already goes first."""
+        scores = self._score().detach().cpu().float()
+        return scores if self.gone is None else scores.masked_fill(self.gone, -math.inf)
 
     def spare(self) -> int:
         """Entries that can be zero at all."""
@@ -168,6 +174,23 @@ def removed_per_layer(layers: Sequence[Layer], zeros: Sequence[int]) -> dict[str
     for layer, count in zip(layers, zeros, strict=True):
         removed |= removed_globally([layer], count)
     return removed
+
+
+def removed_per_row(layer: Layer, sparsity: float) -> Tensor:
+    """The lowest units of every output: ``floor(units of the output * sparsity)`` of each.
+
+    Every output keeps at least one unit below a sparsity of one, so no other floor is needed.
+
+    Returns
+    -------
+    Tensor of bool, ``[*grid]``
+    """
+    scores = layer.plain().reshape(layer.tiling.grid[0], -1)
+    count = zeros_wanted(sparsity, scores.shape[1])
+    order = scores.argsort(dim=1, stable=True)[:, :count]
+    removed = torch.zeros(scores.shape, dtype=torch.bool)
+    removed.scatter_(1, order.cpu(), torch.ones_like(order, dtype=torch.bool).cpu())
+    return removed.reshape(layer.tiling.grid)
 
 
 def removed_under(

@@ -1,0 +1,102 @@
+"""Run a model without touching it: on stand-ins that share its parameters' memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import InputError
+from secateur.inputs import Inputs, evaluating
+
+__all__ = ["forward", "standing_in"]
+
+
+@contextlib.contextmanager
+def standing_in(model: nn.Module, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Eval mode with gradients on; yields a stand-in for every parameter, by its name.
+
+    Parameters, ``.grad``, ``requires_grad``, hooks on parameters, buffers, training modes and the
+    global random state are afterwards as they were.
+
+    Examples
+    --------
+    >>> net = nn.Linear(2, 1).requires_grad_(False)
+    >>> with standing_in(net, seed=0) as tensors:
+    ...     shared = tensors["weight"].data_ptr() == net.weight.data_ptr()
+    ...     tensors["weight"].requires_grad_().sum().backward()
+    >>> shared, net.weight.grad is None
+    (True, True)
+    """
+    with (
+        evaluating(model),
+        _plain_attributes_kept(model),
+        _seeded(seed),
+        _recurrent(model),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        yield {
+            name: p.detach().clone() if p.is_inference() else p.detach()
+            for name, p in model.named_parameters()
+        }
+
+
+def forward(model: nn.Module, stand_ins: Mapping[str, Tensor], inputs: Inputs) -> Any:
+    """Call the model on stand-ins and on copies of its buffers.
+
+    Raises
+    ------
+    InputError
+        When the model rejects the batch.
+    """
+    # Buffers are copied, so that a layer that updates its own in eval mode cannot.
+    buffers = {n: b.clone() for n, b in model.named_buffers() if n not in stand_ins}
+    try:
+        return torch.func.functional_call(
+            model, {**stand_ins, **buffers}, inputs.args, inputs.kwargs
+        )
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"the model rejects a batch of data ({type(error).__name__}: {first}); "
+            "a batch is (inputs, targets) or a dict of keyword inputs"
+        ) from error
+
+
+@contextlib.contextmanager
+def _plain_attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Restore tensors that modules keep as plain attributes (old-style weight norm does)."""
+    kept = [
+        (module, key, value)
+        for module in model.modules()
+        for key, value in vars(module).items()
+        if isinstance(value, Tensor)
+    ]
+    try:
+        yield
+    finally:
+        for module, key, value in kept:
+            vars(module)[key] = value
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _recurrent(model: nn.Module) -> Iterator[None]:
+    """Avoid cuDNN's recurrent layers, which have no backward pass in eval mode."""
+    cuda = any(p.is_cuda for p in model.parameters())
+    if cuda and any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
+    else:
+        yield
