@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from secateur.criteria.batches import batch_loss
 from secateur.criteria.reading import Reading, finite_loss
 from secateur.criteria.standins import forward, standing_in
-from secateur.errors import CriterionError
+from secateur.errors import CriterionError, first_line
 
 __all__ = ["Product", "each_hessian"]
 
@@ -84,7 +84,7 @@ def _product(leaves: dict[str, Tensor], first: dict[str, Tensor]) -> Product:
                 allow_unused=True,
             )
         except RuntimeError as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
+            reason = first_line(error)
             raise CriterionError(
                 f"the model cannot be differentiated twice ({reason}); "
                 "use a criterion of first order, such as taylor or obd:curvature=fisher"

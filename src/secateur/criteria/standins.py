@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import InputError
+from secateur.errors import InputError, first_line
 from secateur.inputs import Inputs, evaluating
 
 __all__ = ["forward", "standing_in"]
@@ -60,7 +60,7 @@ def forward(model: nn.Module, stand_ins: Mapping[str, Tensor], inputs: Inputs) -
             model, {**stand_ins, **buffers}, inputs.args, inputs.kwargs
         )
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
+        first = first_line(error)
         raise InputError(
             f"the model rejects a batch of data ({type(error).__name__}: {first}); "
             "a batch is (inputs, targets) or a dict of keyword inputs"
