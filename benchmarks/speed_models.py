@@ -35,6 +35,9 @@ LLAMA = {
 def build(name: str) -> tuple[nn.Module, Any]:
     """Return a model in eval mode and one example."""
     torch.manual_seed(0)
+    if name == "llama_1b_float32":
+        # A billion parameters: what PyTorch's own pruning needs on top has to fit as well.
+        return _llama(torch.float32, 10).eval(), {"input_ids": torch.arange(1, 33)[None]}
     if name.startswith("llama"):
         return _llama().eval(), {"input_ids": torch.arange(1, 33)[None]}
     architectures.import_torchvision()
@@ -43,16 +46,18 @@ def build(name: str) -> tuple[nn.Module, Any]:
     return torchvision.models.get_model(name, weights=None).eval(), torch.randn(1, 3, 224, 224)
 
 
-def _llama() -> nn.Module:
+def _llama(dtype: torch.dtype = torch.bfloat16, layers: int = 16) -> nn.Module:
     architectures.import_torchvision()
     import transformers
 
     kind = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(dtype)
     try:
         # Initialising 1.5 billion normals takes longer than everything that is measured.
         with torch.device("meta"):
-            model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA))
+            model = transformers.LlamaForCausalLM(
+                transformers.LlamaConfig(**{**LLAMA, "num_hidden_layers": layers})
+            )
         model = model.to_empty(device="cpu")
     finally:
         torch.set_default_dtype(kind)

@@ -20,13 +20,21 @@ from benchmarks.speed_models import build, rival_options
 from secateur.inputs import as_inputs, run
 from secateur.profiling.profile import profile
 
-__all__ = ["peak_mb"]
+__all__ = ["peak_mb", "resident_mb"]
 
 
 def peak_mb() -> float:
     """Return the largest resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def resident_mb() -> float:
+    """Return the resident memory of this process now, in MiB; Linux only."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def secateur(model: nn.Module, inputs: Any, request: dict[str, Any]) -> dict[str, float]:

@@ -10,9 +10,10 @@ from torch import nn
 
 import secateur as sc
 from secateur.attached import as_units
+from secateur.attached.units import BOXES
+from secateur.errors import InputError
 from secateur.regularizers import GReg1, GReg2, regularizer
 from secateur.sparse import nm_mask, prunable_weights
-from secateur.sparse.table import ROWS
 
 
 def layer(*values: float) -> nn.Linear:
@@ -81,7 +82,7 @@ def test_the_group_proximal_map_minimises_what_it_should() -> None:
         assert model.weight[0].tolist() == pytest.approx(best, abs=5e-3)
 
 
-@pytest.mark.parametrize("name", ["filter", "channel", *ROWS])
+@pytest.mark.parametrize("name", ["filter", "channel", *BOXES])
 @pytest.mark.parametrize(
     "module", [nn.Conv2d(8, 17, 3), nn.ConvTranspose2d(8, 20, 3, groups=2), nn.Conv1d(6, 9, 3)]
 )
@@ -242,3 +243,9 @@ def test_what_oto_zeroes_can_be_taken_out_without_a_change() -> None:
     result = sc.prune(model, x, criterion="l1:view=producer", budget={"params": left})
     assert result.model[0].out_channels == 12 - len(gone)
     assert torch.allclose(model(x), full, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["2:4", "2:4:transposable", "vector:2/2:4", "pattern"])
+def test_a_choice_among_entries_is_no_group(name: str) -> None:
+    with pytest.raises(InputError, match="choice among entries"):
+        regularizer(f"group_lasso:granularity={name},strength=1.0", nn.Conv2d(8, 8, 3))

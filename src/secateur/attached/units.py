@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from secateur.errors import UnknownNameError, suggestion
+from secateur.errors import InputError
 from secateur.sparse.table import ROWS, Row, SparseGranularity, as_sparse
 
-__all__ = ["as_units"]
+__all__ = ["BOXES", "as_units"]
 
 # While a model trains, a filter or a channel is a tile like any other: it is only held small.
 WHOLE = {
@@ -17,6 +17,10 @@ WHOLE = {
 }
 
 
+# Rows whose units are boxes of entries; the others choose among the entries of a run or a kernel.
+BOXES = tuple(name for name in ROWS if "N:M" not in name and name != "pattern")
+
+
 def as_units(text: str) -> SparseGranularity:
     """Read a granularity: any of the sparse ones, ``"filter"`` or ``"channel"``.
 
@@ -25,7 +29,7 @@ def as_units(text: str) -> SparseGranularity:
     UnknownNameError
         For an unknown name.
     InputError
-        For sizes that it does not take.
+        For sizes that it does not take, and for granularities that are no groups of entries.
 
     Examples
     --------
@@ -35,7 +39,12 @@ def as_units(text: str) -> SparseGranularity:
     [(8, 1, 1, 1), (1, 4, 1, 1), (8, 4, 1, 1), (4, 1, 3, 3)]
     """
     name = str(text).partition(":")[0]
-    if name not in WHOLE and name not in ROWS:
-        known = [*WHOLE, *ROWS]
-        raise UnknownNameError(f"unknown granularity {text!r}{suggestion(name, known)}")
-    return SparseGranularity(name, WHOLE[name], ()) if name in WHOLE else as_sparse(text)
+    if name in WHOLE:
+        return SparseGranularity(name, WHOLE[name], ())
+    found = as_sparse(text, WHOLE)
+    if type(found) is not SparseGranularity:
+        raise InputError(
+            f"granularity {text!r} is a choice among entries, not a group of them; take units such "
+            f"as {', '.join([*WHOLE, *BOXES])}"
+        )
+    return found
