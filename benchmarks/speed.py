@@ -30,9 +30,9 @@ MEAN_GOAL = 1 / 2
 
 LIMITS = """\
 What bounds the peak: until everything has been done, the dense weights are held beside the new
-ones, so that an error at any moment puts the model back bit for bit. Torch-Pruning lets go of each
-dense weight as it cuts it, and spends the memory on the activations of a pass with gradients. Where
-most of a large model stays (vit_b_16 keeps two thirds of its weights here), the two come out alike.
+ones, so that an error at any moment puts the model back bit for bit. The more of a model stays
+(vit_b_16 keeps two thirds of its MACs here), the more that is. Cutting weights block by block, one
+working memory for all scores, and rescaling in single precision brought it down to what it is.
 What bounds the time: each weight is read once to count zeros and look for NaN, once for its score
 and once to be cut; products and convolutions of the two recorded passes are not computed."""
 
