@@ -17,6 +17,8 @@ registry inputs locate files quiet tensors bits
 specs container progress budget
 graph plan data
 masks
+weights
+observing
 profiling surgery scoped ignored
 criteria allocation granularity
 costs verify persist export

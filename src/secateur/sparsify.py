@@ -21,10 +21,10 @@ from secateur.result import GroupSummary, Result
 from secateur.sparse.base import SparseGranularity, Task
 from secateur.sparse.scoring import SparseScorer
 from secateur.sparse.tiles import Tiling
-from secateur.sparse.weights import Weight, prunable_weights
 from secateur.surgery.apply import apply_plan
 from secateur.surgery.transaction import transaction
 from secateur.verify import difference
+from secateur.weights import Weight, prunable_weights
 
 __all__ = ["sparsify"]
 

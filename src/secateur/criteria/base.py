@@ -12,8 +12,8 @@ from torch import Tensor
 
 from secateur import specs
 from secateur.criteria.gradients import stream_gradients
-from secateur.criteria.reading import Reading, Receive
 from secateur.errors import InputError, suggestion
+from secateur.observing.reading import Reading, Receive
 from secateur.registry import Registry
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from secateur.criteria.elementwise import working_dtype
 from secateur.criteria.gradients import stream_gradients
-from secateur.criteria.reading import Reading
 from secateur.errors import InputError
 from secateur.inputs import named_tensors, replace_tensors
+from secateur.observing.reading import Reading
 
 __all__ = ["Mean", "mean_gradients", "sample_gradients"]
 

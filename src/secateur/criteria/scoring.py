@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import Criterion, Scores
-from secateur.criteria.batches import Loss
 from secateur.criteria.checks import check_finished, check_rows, not_finite
 from secateur.criteria.elementwise import ElementwiseCriterion, Workspace, sums_along, working_dtype
 from secateur.criteria.entries import Key, Piece, collect, pieces_of
-from secateur.criteria.reading import Progress
 from secateur.criteria.resolve import as_criterion, reading_for
 from secateur.criteria.rows import rows_at
 from secateur.criteria.weights import effective_weight
 from secateur.errors import InputError
 from secateur.inputs import ExampleInputs
+from secateur.observing.batches import Loss
+from secateur.observing.reading import Progress
 
 if TYPE_CHECKING:
     from secateur.graph import Graph

@@ -14,7 +14,7 @@ from secateur.allocation import Allocation
 from secateur.budget import check_budget
 from secateur.sparse.select import Layer, removed_per_row, removed_under
 from secateur.sparse.tiles import Tiling
-from secateur.sparse.weights import Weight
+from secateur.weights import Weight
 
 if TYPE_CHECKING:
     from secateur.sparse.scoring import SparseScorer

@@ -11,7 +11,7 @@ from secateur.sparse.base import Chosen, SparseGranularity, Task
 from secateur.sparse.nm import nm_mask
 from secateur.sparse.tiles import Tiling
 from secateur.sparse.transposable import transposable_mask
-from secateur.sparse.weights import Weight
+from secateur.weights import Weight
 
 __all__ = ["SemiStructured", "Short"]
 
