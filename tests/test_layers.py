@@ -19,6 +19,7 @@ graph plan data
 masks
 weights
 observing
+layerwise
 profiling surgery scoped ignored
 criteria allocation granularity
 costs verify persist export
