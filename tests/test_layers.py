@@ -29,6 +29,7 @@ attached
 regularizers schedules
 callbacks
 request result
+refit
 decide sparsify
 prune
 pruner report

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from secateur.masks import effective
 
-__all__ = ["Weight", "parameter_names", "prunable_weights"]
+__all__ = ["Storage", "Weight", "parameter_names", "prunable_weights"]
 
 Storage = Literal["outputs first", "inputs first"]
 

@@ -14,7 +14,7 @@ from secateur.criteria.checks import check_finished, check_rows, not_finite
 from secateur.criteria.elementwise import ElementwiseCriterion, Workspace, sums_along, working_dtype
 from secateur.criteria.entries import Key, Piece, collect, pieces_of
 from secateur.criteria.resolve import as_criterion, reading_for
-from secateur.criteria.rows import rows_at
+from secateur.criteria.rows import blocks_at, rows_at
 from secateur.criteria.weights import effective_weight
 from secateur.errors import InputError
 from secateur.inputs import ExampleInputs
@@ -245,7 +245,9 @@ class Scorer:
                     grad_rows = None if grad is None else grad[:, None]
                 else:
                     rows = rows_at(weight, entry.member.dim, piece.where).to(dtype)
-                    if grad is not None:
+                    if grad is not None and criterion.pairwise:
+                        grad_rows = blocks_at(grad, piece.where)
+                    elif grad is not None:
                         grad_rows = rows_at(grad, entry.member.dim, piece.where).to(dtype)
                 scores = criterion.member_scores(entry.member, rows, grad_rows, entry.kind)
                 if scores is not None:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.observing.patches import parameter_shape, rows_of
+from secateur.observing.patches import parameter_shape, rows_of, weight_of
 from secateur.observing.reading import Reading
 from secateur.observing.standins import forward, standing_in
 from secateur.observing.watching import Product, Watcher
+from secateur.weights import Weight
 
 __all__ = ["Moments", "second_moments"]
 
@@ -31,18 +32,21 @@ class Moments:
         Sum of x yᵀ, with y what the weight's product was meant to be.
     squares : Tensor, shape [groups, outputs of a group], or None
         Sum of y².
+    weight : Weight or None
+        Whose they are.
     """
 
     inputs: Tensor
     rows: int = 0
     cross: Tensor | None = None
     squares: Tensor | None = None
+    weight: Weight | None = None
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor | None = None) -> Moments:
+    def of(cls, x: Tensor, y: Tensor | None = None, weight: Weight | None = None) -> Moments:
         """Moments of nothing yet, of the sizes that these rows have."""
         groups, width = x.shape[1:]
-        new = cls(x.new_zeros(groups, width, width))
+        new = cls(x.new_zeros(groups, width, width), weight=weight)
         if y is not None:
             new.cross = x.new_zeros(groups, width, y.shape[-1])
             new.squares = x.new_zeros(groups, y.shape[-1])
@@ -118,7 +122,7 @@ def second_moments(reading: Reading, names: Iterable[str], asks: str) -> dict[st
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             for name in wanted:
                 if name not in found:
-                    found[name] = Moments.of(x)
+                    found[name] = Moments.of(x, weight=weight_of(seen, name))
                 found[name].add(x)
 
     with standing_in(reading.model, reading.seed) as stand_ins, torch.no_grad():

@@ -9,11 +9,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur.observing.watching import Product
+from secateur.weights import Storage, Weight
 
-__all__ = ["parameter_shape", "rows_of", "step_of"]
+__all__ = ["parameter_shape", "rows_of", "step_of", "weight_of"]
 
 # Entries of a piece: 64 MB in single precision.
 PIECE = 1 << 24
+
+
+def weight_of(seen: Product, name: str) -> Weight:
+    """How a parameter takes part in a product: which of its dimensions are outputs and inputs."""
+    if seen.node.op == "aten::convolution":
+        bound = seen.node.bound
+        storage: Storage = "inputs first" if bound["transposed"] else "outputs first"
+        return Weight(name, tuple(seen.weight.shape), storage, bound["groups"])
+    shape = parameter_shape(seen)
+    return Weight(
+        name, tuple(shape), "outputs first" if seen.first != seen.turned else "inputs first"
+    )
 
 
 def parameter_shape(seen: Product) -> torch.Size:
