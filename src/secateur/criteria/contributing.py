@@ -12,7 +12,7 @@ from torch import Tensor
 
 from secateur.criteria.base import Criterion, Kind
 from secateur.criteria.gradient_based import check_count, hand_over
-from secateur.criteria.layerwise_based import check_share
+from secateur.criteria.layerwise_based import POSITIONS, check_share
 from secateur.layerwise import Refit, Solver, Survivors, contributions
 from secateur.observing import Reading, Receive
 from secateur.observing.moments import second_moments
@@ -39,6 +39,9 @@ class ContributionCriterion(Criterion):
     sequential : bool, default True
         Fit layers in the order in which they run, each on what the pruned layers before it
         produce; reads the data once per layer. False reads it once.
+    positions : int or None, default 100
+        Output positions of a convolution that count, of every sample, drawn at random; None takes
+        all of them.
     max_batches : int or None, default None
         How many batches to take from the data; None takes all of them.
     """
@@ -54,13 +57,15 @@ class ContributionCriterion(Criterion):
         ridge: float = 0.01,
         update: bool = True,
         sequential: bool = True,
+        positions: int | None = POSITIONS,
         max_batches: int | None = None,
     ) -> None:
         super().__init__("consumer")
         check_count(self.name, "max_batches", max_batches)
+        check_count(self.name, "positions", positions)
         check_share(self.name, "ridge", ridge)
         self.ridge, self.update, self.sequential = ridge, update, sequential
-        self.max_batches = max_batches
+        self.positions, self.max_batches = positions, max_batches
 
     @property
     def updates(self) -> bool:
@@ -104,7 +109,7 @@ class ContributionCriterion(Criterion):
     ) -> int:
         names = list(names)
         parameters = dict(reading.model.named_parameters())
-        found = second_moments(reading, names, f"criterion {self.name!r}")
+        found = second_moments(reading, names, f"criterion {self.name!r}", self.positions)
         signals: dict[str, Tensor] = {}
         for name in names:
             moments = found.pop(name)
@@ -117,4 +122,6 @@ class ContributionCriterion(Criterion):
         return hand_over(reading, names, signals, receive, after_batch)
 
     def refit(self, survivors: Survivors) -> list[Refit]:
-        return survivors.reconstruct(self.solver, sequential=self.sequential)
+        return survivors.reconstruct(
+            self.solver, sequential=self.sequential, positions=self.positions
+        )

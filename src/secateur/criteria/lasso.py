@@ -35,6 +35,9 @@ class Lasso(ContributionCriterion):
         Fit what survives.
     sequential : bool, default True
         Fit each layer on what the pruned layers before it produce; reads the data once per layer.
+    positions : int or None, default 100
+        Output positions of a convolution that count, of every sample, drawn at random; None takes
+        all of them.
     max_batches : int or None, default None
         How many batches to take from the data; None takes all of them.
 

@@ -21,7 +21,10 @@ from secateur.weights import Weight
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member
 
-__all__ = ["LayerwiseCriterion", "check_share"]
+__all__ = ["POSITIONS", "LayerwiseCriterion", "check_share", "columns_as"]
+
+# Neighbouring places say much the same; He et al. 2017 take ten of an image.
+POSITIONS = 100
 
 
 class LayerwiseCriterion(ElementwiseCriterion):
@@ -39,6 +42,9 @@ class LayerwiseCriterion(ElementwiseCriterion):
         produce; reads the data once per layer. False reads it once, on the dense inputs.
     view : {"group", "producer", "consumer"}, default "group"
         Which weights count.
+    positions : int or None, default 100
+        Output positions of a convolution that count, of every sample, drawn at random; None takes
+        all of them.
     max_batches : int or None, default None
         How many batches to take from the data; None takes all of them.
     """
@@ -51,14 +57,16 @@ class LayerwiseCriterion(ElementwiseCriterion):
         damp: float = 0.01,
         update: bool = True,
         sequential: bool = True,
+        positions: int | None = POSITIONS,
         view: View = "group",
         max_batches: int | None = None,
     ) -> None:
         super().__init__(view)
         check_count(self.name, "max_batches", max_batches)
+        check_count(self.name, "positions", positions)
         check_share(self.name, "damp", damp)
         self.damp, self.update, self.sequential = damp, update, sequential
-        self.max_batches = max_batches
+        self.positions, self.max_batches = positions, max_batches
 
     @property
     def updates(self) -> bool:
@@ -82,7 +90,7 @@ class LayerwiseCriterion(ElementwiseCriterion):
     ) -> int:
         names = list(names)
         parameters = dict(reading.model.named_parameters())
-        found = second_moments(reading, names, f"criterion {self.name!r}")
+        found = second_moments(reading, names, f"criterion {self.name!r}", self.positions)
         signals: dict[str, Tensor] = {}
         for name in names:
             moments = found.pop(name)
@@ -116,7 +124,7 @@ class LayerwiseCriterion(ElementwiseCriterion):
         ) -> tuple[Tensor, Tensor | None]:
             return refit_weights(moments, matrix, mask, self.damp), mask
 
-        return survivors.reconstruct(solve, sequential=self.sequential)
+        return survivors.reconstruct(solve, sequential=self.sequential, positions=self.positions)
 
 
 def check_share(criterion: str, option: str, value: float) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from secateur.criteria.base import CRITERIA, View
-from secateur.criteria.layerwise_based import LayerwiseCriterion, columns_as
+from secateur.criteria.layerwise_based import POSITIONS, LayerwiseCriterion, columns_as
 from secateur.layerwise import damped, inverse, removal_costs
 from secateur.observing.moments import Moments
 from secateur.weights import Weight
@@ -43,6 +43,9 @@ class OBS(LayerwiseCriterion):
         Fit each layer on what the pruned layers before it produce; reads the data once per layer.
     view : {"group", "producer", "consumer"}, default "group"
         Which weights count.
+    positions : int or None, default 100
+        Output positions of a convolution that count, of every sample, drawn at random; None takes
+        all of them.
     max_batches : int or None, default None
         How many batches to take from the data; None takes all of them.
 
@@ -68,10 +71,11 @@ class OBS(LayerwiseCriterion):
         damp: float = 0.01,
         update: bool = True,
         sequential: bool = True,
+        positions: int | None = POSITIONS,
         view: View = "group",
         max_batches: int | None = None,
     ) -> None:
-        super().__init__(damp, update, sequential, view, max_batches)
+        super().__init__(damp, update, sequential, positions, view, max_batches)
         self.greedy = greedy
 
     def signal(self, weight: Weight, matrix: Tensor, moments: Moments) -> Tensor:

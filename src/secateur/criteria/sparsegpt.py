@@ -7,7 +7,7 @@ from torch import Tensor
 
 from secateur.criteria.base import CRITERIA, View
 from secateur.criteria.gradient_based import check_count
-from secateur.criteria.layerwise_based import LayerwiseCriterion, columns_as
+from secateur.criteria.layerwise_based import POSITIONS, LayerwiseCriterion, columns_as
 from secateur.layerwise import Refit, Survivors, damped, inverse, sweep
 from secateur.observing.moments import Moments
 from secateur.weights import Weight
@@ -41,6 +41,9 @@ class SparseGPT(LayerwiseCriterion):
         Prune each layer on what the pruned layers before it produce; reads the data once per layer.
     view : {"group", "producer", "consumer"}, default "group"
         Which weights count where whole channels go.
+    positions : int or None, default 100
+        Output positions of a convolution that count, of every sample, drawn at random; None takes
+        all of them.
     max_batches : int or None, default None
         How many batches to take from the data; None takes all of them.
 
@@ -58,10 +61,11 @@ class SparseGPT(LayerwiseCriterion):
         damp: float = 0.01,
         update: bool = True,
         sequential: bool = True,
+        positions: int | None = POSITIONS,
         view: View = "group",
         max_batches: int | None = None,
     ) -> None:
-        super().__init__(damp, update, sequential, view, max_batches)
+        super().__init__(damp, update, sequential, positions, view, max_batches)
         check_count(self.name, "block", block)
         self.block = block
 
@@ -88,5 +92,9 @@ class SparseGPT(LayerwiseCriterion):
             )
 
         return survivors.reconstruct(
-            solve, sequential=self.sequential, names=amounts, unconditional=True
+            solve,
+            sequential=self.sequential,
+            positions=self.positions,
+            names=amounts,
+            unconditional=True,
         )

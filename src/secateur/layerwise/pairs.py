@@ -56,6 +56,9 @@ class Pairs:
         Parameter -> dimension -> indices of `dense` that `model` lacks.
     held_out : float
         Share of every batch's rows, the last ones, that go into moments of their own.
+    positions : int, optional
+        Output positions of a convolution that count, of every sample, the same in both models;
+        default all.
     """
 
     def __init__(
@@ -66,9 +69,10 @@ class Pairs:
         targets: dict[str, Weight],
         removed: Mapping[str, Mapping[int, Sequence[int]]],
         held_out: float,
+        positions: int | None = None,
     ) -> None:
         self.model, self.dense, self.reading = model, dense, reading
-        self.targets, self.held_out = targets, held_out
+        self.targets, self.held_out, self.positions = targets, held_out, positions
         there = {weight.name: weight for weight in prunable_weights(dense)}
         self._twins = {name: there[weight.name] for name, weight in targets.items()}
         self._meant = {
@@ -104,12 +108,15 @@ class Pairs:
             raise Enough
 
     def _add(self, name: str, seen: Product, twin: Product, rows: int) -> None:
-        fitting, step, left = (
-            rows - math.floor(self.held_out * rows),
-            step_of(twin),
-            self._left[name],
-        )
-        for x, wide in zip(rows_of(seen, step), rows_of(twin, step), strict=True):
+        drawn = sum(moments.rows for moments in self._found.get(name, ()))
+        # Other places in every batch, and the same in both models.
+        places = places_of(twin, rows, self.positions, self.reading.seed + drawn)
+        if places is not None:
+            rows = len(places) * samples_of(twin)
+        fitting = rows - math.floor(self.held_out * rows)
+        step, left = step_of(twin), self._left[name]
+        pieces = zip(rows_of(seen, step, places), rows_of(twin, step, places), strict=True)
+        for x, wide in pieces:
             dtype = torch.promote_types(x.dtype, torch.float32)
             x, wide = x.to(dtype), wide.to(dtype)
             y = torch.einsum("ngd,god->ngo", wide, self._meant[name].to(wide))
@@ -119,10 +126,9 @@ class Pairs:
             if name not in self._found:
                 self._found[name] = (Moments.of(x, y), Moments.of(x, y))
             now = min(max(fitting, 0), len(x))
-            for moments, part in zip(
-                self._found[name], (slice(0, now), slice(now, None)), strict=True
-            ):
-                moments.add(x[part], y[part])
+            to_fit, to_judge = self._found[name]
+            to_fit.add(x[:now], y[:now])
+            to_judge.add(x[now:], y[now:])
             fitting -= len(x)
 
 

@@ -57,6 +57,7 @@ def reconstruct(
     masks: Mapping[str, Tensor] | None = None,
     removed: Mapping[str, Mapping[int, Sequence[int]]] | None = None,
     held_out: float = 0.2,
+    positions: int | None = None,
     sequential: bool = True,
     unconditional: bool = False,
 ) -> list[Refit]:
@@ -85,6 +86,8 @@ def reconstruct(
         Parameter name -> dimension -> indices of `dense` that `model` lacks.
     held_out : float, default 0.2
         Share of every batch's rows that decides whether the fit is taken.
+    positions : int, optional
+        Output positions of a convolution that count, of every sample; default all.
     sequential : bool, default True
         False reads the data once: inputs are then those of `model` as it is given, and memory
         holds the moments of all weights at once.
@@ -120,7 +123,7 @@ def reconstruct(
     refits: dict[str, Refit] = {}
     for stage in stages:
         some = {name: targets[name] for name in stage}
-        pairs = Pairs(model, dense, reading, some, removed or {}, held_out)
+        pairs = Pairs(model, dense, reading, some, removed or {}, held_out, positions)
         for name, (fitting, judging) in pairs.moments().items():
             weight = targets[name]
             parameter = model.get_parameter(name)

@@ -62,6 +62,7 @@ class Survivors:
         solve: Solver,
         *,
         sequential: bool,
+        positions: int | None = None,
         names: Iterable[str] | None = None,
         unconditional: bool = False,
     ) -> list[Refit]:
@@ -76,6 +77,7 @@ class Survivors:
             solve,
             masks=self.held if unconditional else self.masks,
             removed=self.removed,
+            positions=positions,
             sequential=sequential,
             unconditional=unconditional,
         )

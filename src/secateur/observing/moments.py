@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.observing.patches import parameter_shape, rows_of, weight_of
+from secateur.observing.patches import parameter_shape, places_of, rows_of, weight_of
 from secateur.observing.reading import Reading
 from secateur.observing.standins import forward, standing_in
 from secateur.observing.watching import Product, Watcher
@@ -86,7 +87,9 @@ class Moments:
         return max(missed, 0.0) / energy if energy > 0 else 0.0
 
 
-def second_moments(reading: Reading, names: Iterable[str], asks: str) -> dict[str, Moments]:
+def second_moments(
+    reading: Reading, names: Iterable[str], asks: str, positions: int | None = None
+) -> dict[str, Moments]:
     """Stream the data once; moments of what every weight multiplies.
 
     Parameters
@@ -96,6 +99,9 @@ def second_moments(reading: Reading, names: Iterable[str], asks: str) -> dict[st
         Parameters.
     asks : str
         Who asks, for messages.
+    positions : int, optional
+        Output positions of a convolution that count, of every sample, drawn at random; default
+        all.
 
     Raises
     ------
@@ -114,11 +120,17 @@ def second_moments(reading: Reading, names: Iterable[str], asks: str) -> dict[st
     parameters = dict(reading.model.named_parameters())
     found: dict[str, Moments] = {}
 
-    def product(seen: Product, result: object) -> None:
+    def product(seen: Product, result: Any) -> None:
         if seen.node.op == "aten::embedding":
             return
         wanted = [n for n in seen.names if parameter_shape(seen) == parameters[n].shape]
-        for x in rows_of(seen) if wanted else ():
+        if not wanted:
+            return
+        rows = result.numel() // weight_of(seen, "").canonical_shape[0]
+        # Other places in every batch.
+        drawn = found[wanted[0]].rows if wanted[0] in found else 0
+        places = places_of(seen, rows, positions, reading.seed + drawn)
+        for x in rows_of(seen, places=places):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             for name in wanted:
                 if name not in found:
@@ -137,5 +149,7 @@ def second_moments(reading: Reading, names: Iterable[str], asks: str) -> dict[st
                 "ignore that layer, or take another criterion"
             )
         if not bool(torch.isfinite(found[name].inputs).all()):
-            raise InputError(f"{asks}: what {name!r} multiplies is not finite; check the data")
+            raise InputError(
+                f"{asks}: what {name!r} multiplies holds NaN or infinity; check the data"
+            )
     return found

@@ -11,7 +11,7 @@ from torch.nn import functional
 from secateur.observing.watching import Product
 from secateur.weights import Storage, Weight
 
-__all__ = ["parameter_shape", "rows_of", "step_of", "weight_of"]
+__all__ = ["parameter_shape", "places_of", "rows_of", "samples_of", "step_of", "weight_of"]
 
 # Entries of a piece: 64 MB in single precision.
 PIECE = 1 << 24
@@ -46,7 +46,35 @@ def step_of(seen: Product) -> int:
     return max(1, PIECE // max(seen.given.shape[-2 if seen.first else -1], 1))
 
 
-def rows_of(seen: Product, step: int | None = None) -> Iterator[Tensor]:
+def samples_of(seen: Product) -> int:
+    """How many samples a convolution is given."""
+    return len(_batched(seen))
+
+
+def places_of(seen: Product, rows: int, most: int | None, seed: int) -> Tensor | None:
+    """Some output positions of a convolution, drawn at random; None for all of them.
+
+    Parameters
+    ----------
+    seen : Product
+    rows : int
+        Output positions of all its samples.
+    most : int or None
+        How many to draw for every sample.
+    seed : int
+    """
+    if most is None or seen.node.op != "aten::convolution":
+        return None
+    count = rows // samples_of(seen)
+    if count <= most:
+        return None
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return drawn[:most].sort().values.to(seen.given.device)
+
+
+def rows_of(
+    seen: Product, step: int | None = None, places: Tensor | None = None
+) -> Iterator[Tensor]:
     """What a weight is multiplied with, one row per output position, in pieces.
 
     With ``W`` the weight as ``[groups, outputs of a group, kernel positions * inputs]``, kernel
@@ -59,6 +87,8 @@ def rows_of(seen: Product, step: int | None = None) -> Iterator[Tensor]:
         A matrix product or a convolution of one, two or three dimensions, transposed or not.
     step : int, default `step_of` it
         Samples of a convolution, or rows of a product, that make a piece.
+    places : Tensor of int, default all
+        Output positions of a convolution that count (`places_of`).
 
     Yields
     ------
@@ -66,7 +96,7 @@ def rows_of(seen: Product, step: int | None = None) -> Iterator[Tensor]:
     """
     step = step or step_of(seen)
     if seen.node.op == "aten::convolution":
-        yield from _of_convolution(seen, step)
+        yield from _of_convolution(seen, step, places)
         return
     given = seen.given.detach()
     if seen.first:
@@ -79,10 +109,12 @@ def _batched(seen: Product) -> Tensor:
     return given[None] if given.ndim == seen.weight.ndim - 1 else given
 
 
-def _of_convolution(seen: Product, step: int) -> Iterator[Tensor]:
+def _of_convolution(seen: Product, step: int, places: Tensor | None) -> Iterator[Tensor]:
     kernel, groups = seen.weight.shape[2:], seen.node.bound["groups"]
     for samples in _batched(seen).split(step):
         met = _unfolded(seen, samples, kernel)
+        if places is not None:
+            met = met[..., places]
         # [samples, groups, inputs, kernel positions, output positions]
         met = met.reshape(len(samples), groups, samples.shape[1] // groups, kernel.numel(), -1)
         yield met.permute(0, 4, 1, 3, 2).flatten(3).flatten(0, 1)
