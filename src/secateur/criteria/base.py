@@ -88,6 +88,9 @@ class Criterion(ABC):
     pairwise : bool
         True if what `stream` hands over for a weight is a matrix over its inputs, two by two: a
         member's `grad` is then ``[n, n]``, added up over the positions of every unit.
+    ordered : bool
+        True if scores depend on the order in which a tensor holds its entries, as a sweep over
+        columns does, or blocks of neighbours.
     unjudged : str
         Why a class can be without a score.
 
@@ -114,6 +117,7 @@ class Criterion(ABC):
     comparable: ClassVar[bool] = False
     additive: bool = False
     pairwise: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
     unjudged: ClassVar[str] = "no weight in the chosen view"
 
     def __init__(self, view: View = "group") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -54,6 +56,7 @@ class SparseGPT(LayerwiseCriterion):
     """
 
     name = "sparsegpt"
+    ordered: ClassVar[bool] = True
 
     def __init__(
         self,

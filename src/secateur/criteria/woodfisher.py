@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ class WoodFisher(GradientCriterion):
     """
 
     name = "woodfisher"
+    ordered: ClassVar[bool] = True
 
     def __init__(
         self,

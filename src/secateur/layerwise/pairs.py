@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from secateur.inputs import Inputs
 from secateur.observing.moments import Moments
-from secateur.observing.patches import parameter_shape, rows_of, step_of
+from secateur.observing.patches import (
+    parameter_shape,
+    places_of,
+    rows_of,
+    samples_of,
+    step_of,
+)
 from secateur.observing.reading import Reading
 from secateur.observing.standins import forward, standing_in
 from secateur.observing.watching import Product, Watcher
