@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from secateur.criteria.base import CRITERIA, View
 from secateur.criteria.gradient_based import check_count
 from secateur.criteria.layerwise_based import POSITIONS, LayerwiseCriterion, columns_as
-from secateur.layerwise import Refit, Survivors, damped, inverse, sweep
+from secateur.layerwise import Refit, Survivors, damped, factored, inverse, sweep
 from secateur.observing.moments import Moments
 from secateur.weights import Weight
 
@@ -73,7 +72,7 @@ class SparseGPT(LayerwiseCriterion):
         self.block = block
 
     def signal(self, weight: Weight, matrix: Tensor, moments: Moments) -> Tensor:
-        factor = torch.linalg.cholesky(inverse(damped(moments, self.damp)), upper=True)
+        factor = factored(inverse(damped(moments, self.damp)))
         return columns_as(weight, matrix, factor.diagonal(dim1=1, dim2=2).square().reciprocal())
 
     def refit(self, survivors: Survivors) -> list[Refit]:

@@ -6,6 +6,7 @@ from secateur.layerwise.reconstruct import Refit, Solver, reconstruct
 from secateur.layerwise.solve import (
     contributions,
     damped,
+    factored,
     inverse,
     refit_scales,
     refit_weights,
@@ -20,6 +21,7 @@ __all__ = [
     "Survivors",
     "contributions",
     "damped",
+    "factored",
     "inputs_by_error",
     "inverse",
     "reconstruct",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from secateur.errors import CriterionError
 from secateur.observing.moments import Moments
 
-__all__ = ["contributions", "damped", "inverse", "refit_scales", "refit_weights"]
+__all__ = ["contributions", "damped", "factored", "inverse", "refit_scales", "refit_weights"]
 
 
 def damped(moments: Moments, damp: float) -> Tensor:
@@ -27,15 +28,31 @@ def damped(moments: Moments, damp: float) -> Tensor:
     return mean
 
 
+def factored(matrix: Tensor) -> Tensor:
+    """Lower Cholesky factors of symmetric matrices ``[..., d, d]``.
+
+    Raises
+    ------
+    CriterionError
+        When one is not positive definite.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed.any()):
+        raise CriterionError(
+            "what a layer is given does not determine its weights: pass more data, or a larger damp"
+        )
+    return factor
+
+
 def inverse(matrix: Tensor) -> Tensor:
     """Inverse of symmetric positive definite matrices ``[..., d, d]``.
 
     Raises
     ------
-    torch.linalg.LinAlgError
+    CriterionError
         When one is not positive definite.
     """
-    return torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    return torch.cholesky_inverse(factored(matrix))
 
 
 def refit_weights(
@@ -91,7 +108,7 @@ def refit_weights(
             rows = (which == index).nonzero()[:, 0]
             if not len(columns):
                 continue
-            factor = torch.linalg.cholesky(hessian[group][columns][:, columns])
+            factor = factored(hessian[group][columns][:, columns])
             solved = torch.cholesky_solve(wanted[group][columns][:, rows], factor)
             refitted[group, rows[:, None], columns] = solved.T
     return refitted.to(weight.dtype)

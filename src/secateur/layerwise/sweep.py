@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from secateur.layerwise.solve import damped, inverse
+from secateur.layerwise.solve import damped, factored, inverse
 from secateur.observing.moments import Moments
 
 __all__ = ["Amount", "sweep"]
@@ -69,7 +69,7 @@ def sweep(
     mask : Tensor of bool
         True where kept. Exactly ``amount.zeros`` are not.
     """
-    factors = torch.linalg.cholesky(inverse(damped(moments, damp)), upper=True)
+    factors = factored(inverse(damped(moments, damp))).mT
     new = weight.double()
     held = torch.ones_like(weight, dtype=torch.bool) if held is None else held
     mask = held.clone()
