@@ -17,6 +17,9 @@ registry inputs locate files quiet tensors bits
 specs container progress budget
 graph plan data
 masks
+weights
+observing
+layerwise
 profiling surgery scoped ignored
 criteria allocation granularity
 costs verify persist export
@@ -26,6 +29,7 @@ attached
 regularizers schedules
 callbacks
 request result
+refit
 decide sparsify
 prune
 pruner report

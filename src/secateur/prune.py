@@ -16,7 +16,9 @@ from secateur.errors import InputError, ParityError
 from secateur.granularity import Granularity
 from secateur.graph.trace import Trace, record
 from secateur.inputs import ExampleInputs, Inputs, as_inputs
+from secateur.layerwise import Refit
 from secateur.profiling.recorded import profile_recorded
+from secateur.refit import check_data, refit
 from secateur.request import Request, check_model, resolve
 from secateur.result import GroupSummary, Result
 from secateur.sparse.table import SparseGranularity
@@ -170,7 +172,8 @@ def prune_traced(
     before = profile_recorded(model, recorded, nonzero)
     full = {name for name, p in model.named_parameters() if nonzero.get(name) == p.numel()}
     _check_optimizer(model, optimizer)
-    decision, error = _cut(model, inputs, recorded, request, verify, optimizer, ema)
+    check_data(request)
+    decision, error, refits = _cut(model, inputs, recorded, request, verify, optimizer, ema)
     plan, graph = decision.plan, decision.graph
     # What had no zeros has none now, unless a new scale made some of its entries too small.
     full -= {entry.name for entry in plan.rescaled}
@@ -185,7 +188,7 @@ def prune_traced(
         )
         for group, (gone, size) in zip(graph.groups, decision.selection.counts, strict=True)
     ]
-    return Result(model, plan, before, after, _skipped(decision), error, groups)
+    return Result(model, plan, before, after, _skipped(decision), error, groups, refits)
 
 
 def _cut(
@@ -196,7 +199,7 @@ def _cut(
     verify: bool,
     optimizer: torch.optim.Optimizer | None,
     ema: nn.Module | None,
-) -> tuple[Decision, float | None]:
+) -> tuple[Decision, float | None, list[Refit]]:
     """Decide and carry out; decide anew where the code proves to take another way."""
     known = Amendments()
     while True:
@@ -205,10 +208,11 @@ def _cut(
             check_fits(decision.plan, ema)
         try:
             with transaction(model) as snapshot:
-                if verify:
-                    return decision, _verified(model, inputs, decision, snapshot, optimizer, ema)
+                error = _verified(model, inputs, decision, snapshot) if verify else None
+                refitted = refit(model, inputs, decision.plan, request)
                 apply_plan(decision.plan, model, optimizer, ema)
-                return decision, None
+                refitted.write(model)
+                return decision, error, refitted.refits
         except ParityError:
             sizes = ExpectedSizes(decision.graph, decision.selection.removed)
             parted = decision.attempt.parted
@@ -240,9 +244,8 @@ def _verified(
     inputs: Inputs,
     decision: Decision,
     snapshot: Snapshot,
-    optimizer: torch.optim.Optimizer | None,
-    ema: nn.Module | None,
 ) -> float:
+    """How far the smaller model is from the masked one; the model is left as it was."""
     plan, graph, removed = decision.plan, decision.graph, decision.selection.removed
 
     def compare(precision: torch.dtype | None) -> tuple[float, float]:
@@ -267,7 +270,6 @@ def _verified(
             f"the smaller model differs from the masked one by {relative:.3g} of the largest "
             f"output (tolerance {tolerance:g}); the model was restored"
         )
-    apply_plan(plan, model, optimizer, ema)
     return error
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 from torch import nn
 
+from secateur.layerwise import Refit
 from secateur.plan import Plan
 from secateur.profiling import Profile
 
@@ -49,6 +50,8 @@ class Result:
         Largest absolute difference between the smaller and the masked model over the example
         inputs; None when verification was switched off.
     groups : list of GroupSummary
+    refits : list of Refit
+        What a criterion that changes the survivors gained, weight by weight.
     """
 
     model: nn.Module
@@ -58,6 +61,7 @@ class Result:
     skipped: list[tuple[str, str]]
     error: float | None
     groups: list[GroupSummary]
+    refits: list[Refit] = dataclasses.field(default_factory=list)
 
     def __repr__(self) -> str:
         macs = self.after.macs / max(self.before.macs, 1)

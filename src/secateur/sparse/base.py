@@ -12,9 +12,10 @@ from torch import Tensor
 
 from secateur.allocation import Allocation
 from secateur.budget import check_budget
+from secateur.layerwise import Amount
 from secateur.sparse.select import Layer, removed_per_row, removed_under
 from secateur.sparse.tiles import Tiling
-from secateur.sparse.weights import Weight
+from secateur.weights import Weight
 
 if TYPE_CHECKING:
     from secateur.sparse.scoring import SparseScorer
@@ -160,6 +161,18 @@ class SparseGranularity:
             spanned = kernel == "(k)" or (kernel == "(w)" and axis == len(shape))
             tile.append(size if spanned else 1)
         return Tiling(tuple(shape), tuple(tile))
+
+    def amount(self, kept: Tensor) -> Amount | None:
+        """How much of a weight a mask takes, where only the number matters; None elsewhere.
+
+        Parameters
+        ----------
+        kept : Tensor of bool
+            True where kept.
+        """
+        if self.row.name != "element":
+            return None
+        return Amount(zeros=kept.numel() - int(kept.sum()))
 
     def choose(self, task: Task) -> Chosen:
         """Decide which entries of the weights stay.

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria import Criterion, ElementwiseCriterion, FunctionCriterion, Random
-from secateur.criteria.batches import Loss
 from secateur.criteria.elementwise import working_dtype
-from secateur.criteria.reading import Progress, Reading
 from secateur.criteria.resolve import reading_for
 from secateur.errors import CriterionError, InputError
 from secateur.inputs import Inputs
 from secateur.masks import effective
+from secateur.observing.batches import Loss
+from secateur.observing.reading import Progress, Reading
 from secateur.sparse.tiles import Tiling
-from secateur.sparse.weights import Weight
+from secateur.weights import Weight
 
 __all__ = ["SparseScorer"]
 
