@@ -98,8 +98,9 @@ class Keeper:
         self.values = taken(dense, gone)
         self.gone = gone
         data = dense if restore else self.parameter.detach()
-        # Into memory of its own: whoever holds the old data can put it back.
-        swap_data(self.parameter, data.masked_fill(gone, 0))
+        # Into memory of its own: whoever holds the old data can put it back. And laid out alike,
+        # which masked_fill alone is not where the mask is laid out otherwise.
+        swap_data(self.parameter, data.clone().masked_fill_(gone, 0))
 
     def reshape(self, data: Tensor, dense: Tensor, gone: Tensor) -> None:
         """Follow surgery: other contents, what is masked in them, and what that was."""
