@@ -83,6 +83,10 @@ def fragment(
     columns = ["model", "million weights", "Secateur, s", "PyTorch, s", "ratio",
                "Secateur, extra MB", "PyTorch, extra MB", "ratio",
                "Secateur, left MB", "PyTorch, left MB"]  # fmt: skip
+    finished = [result[TORCH] for result in results if "weights" in result[TORCH]]
+    needed = max(
+        (each["extra_mb"] * 2**20 / each["weights"] for each in finished), default=float("nan")
+    )
     rows = []
     for result in results:
         ours, theirs = result[OURS], result[TORCH]
@@ -112,12 +116,12 @@ def fragment(
         "that are zero, and two masks of a byte an entry: the one that holds the zeros, and the "
         "plan's. PyTorch keeps all old weights, a float mask and the masked weights. At its peak "
         "Secateur also holds the old weights, to put them back should anything fail; the ranking "
-        "itself needs a few megabytes and a byte an entry.",
+        "itself holds a run of scores at a time, and a byte an entry.",
         "",
-        "`llama_1b_float32` has 1.1 billion parameters, of which the embedding is not pruned. "
-        "`llama_374m_float32` is the same model with fewer layers and a smaller vocabulary, so "
-        "that PyTorch's function fits into the memory of the machine: it needs over 50 bytes for "
-        "every weight that it ranks.",
+        "The embeddings of the Llamas count among their parameters and are not pruned. "
+        "`llama_374m_float32` is `llama_1b_float32` with fewer layers and a smaller vocabulary, so "
+        f"that PyTorch's function fits into the memory: it took {needed:.0f} extra bytes for every "
+        "weight that it ranked.",
         "",
         f"Measured on {heading(where)}. Made by `python -m benchmarks.global_magnitude`.",
     ])  # fmt: skip

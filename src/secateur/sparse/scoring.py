@@ -19,13 +19,12 @@ from secateur.criteria.resolve import reading_for
 from secateur.errors import CriterionError, InputError
 from secateur.inputs import Inputs
 from secateur.masks import effective
+from secateur.sparse.threshold import RUN
 from secateur.sparse.tiles import Tiling
 from secateur.sparse.weights import Weight
 
 __all__ = ["SparseScorer"]
 
-# Scores that stay in cache while they are ranked.
-RUN = 1 << 19
 # PyTorch works on fewer entries than 2^15 without waiting for its other threads.
 SERIAL = 1 << 14
 

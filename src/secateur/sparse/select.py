@@ -12,7 +12,7 @@ from torch import Tensor
 
 from secateur.allocation import Allocation
 from secateur.errors import BudgetError
-from secateur.sparse.threshold import Cut, Ranked, find_cut, ordered
+from secateur.sparse.threshold import RUN, Cut, Ranked, find_cut, ordered
 from secateur.sparse.tiles import Tiling, count_true
 
 __all__ = [
@@ -82,7 +82,8 @@ class Layer:
     def ranked(self) -> Iterator[Ranked]:
         """Scores of runs of units, in their order, and how many entries go with every unit."""
         start = 0
-        for run in [self._score().flatten()] if self._runs is None else self._runs():
+        runs = self._score().flatten().split(RUN) if self._runs is None else self._runs()
+        for run in runs:
             here = slice(start, start + len(run))
             scores, start = run.detach().cpu().float(), here.stop
             if self.gone is not None:

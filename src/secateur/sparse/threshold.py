@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Cut", "find_cut", "ordered"]
+__all__ = ["RUN", "Cut", "Ranked", "find_cut", "ordered"]
 
+# Units whose scores stay in cache while they are ranked.
+RUN = 1 << 19
 HALF = 1 << 16
 
 SIGN = np.uint32(1 << 31)
