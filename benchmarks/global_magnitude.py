@@ -120,8 +120,8 @@ def fragment(
         "",
         "The embeddings of the Llamas count among their parameters and are not pruned. "
         "`llama_374m_float32` is `llama_1b_float32` with fewer layers and a smaller vocabulary, so "
-        f"that PyTorch's function fits into the memory: it took {needed:.0f} extra bytes for every "
-        "weight that it ranked.",
+        f"that PyTorch's function fits into the memory: it took up to {needed:.0f} extra bytes for "
+        "every weight that it ranked.",
         "",
         f"Measured on {heading(where)}. Made by `python -m benchmarks.global_magnitude`.",
     ])  # fmt: skip
