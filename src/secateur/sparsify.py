@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from secateur.allocation import Allocation
 from secateur.errors import NothingToPruneError, ParityError
 from secateur.inputs import Inputs, evaluating, named_tensors, run
 from secateur.layerwise import Amount
@@ -60,7 +61,10 @@ def sparsify(
         allocation,
         request.min_keep,
         {weight.name: mask for weight in weights if (mask := masks[weight.name]) is not None},
-        functools.partial(allocation.ranked, squared=criterion.squared),
+        # Scores that no allocation changes need not be made all at once.
+        None
+        if type(allocation).ranked is Allocation.ranked
+        else functools.partial(allocation.ranked, squared=criterion.squared),
         allocation.by_row(criterion.scope),
     )
     chosen = granularity.choose(task)
