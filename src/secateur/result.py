@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from torch import nn
 
+from secateur.inputs import Inputs
 from secateur.plan import Plan
 from secateur.profiling import Profile
 
@@ -49,6 +51,8 @@ class Result:
         Largest absolute difference between the smaller and the masked model over the example
         inputs; None when verification was switched off.
     groups : list of GroupSummary
+    inputs : Inputs
+        The example inputs, without what the model no longer takes.
     """
 
     model: nn.Module
@@ -58,6 +62,24 @@ class Result:
     skipped: list[tuple[str, str]]
     error: float | None
     groups: list[GroupSummary]
+    inputs: Inputs
+
+    def compact(self, **options: Any) -> Result:
+        """Remove what has become all-zero; see :func:`secateur.compact`, whose options it takes.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from secateur import prune
+        >>> net = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 1))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight[:3].mul_(1e-3), net[2].weight[:, 3].mul_(1e-3)
+        >>> result = prune(net, torch.randn(4, 2), granularity="element", budget={"sparsity": 0.4})
+        >>> compacted = result.compact()
+        """
+        from secateur.compact import compact
+
+        return compact(self.model, self.inputs, **options)
 
     def __repr__(self) -> str:
         macs = self.after.macs / max(self.before.macs, 1)

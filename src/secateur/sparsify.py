@@ -71,7 +71,7 @@ def sparsify(
         apply_plan(plan, model, optimizer, ema)
         error = None if expected is None else _compared(model, inputs, expected)
     groups = [GroupSummary(weight.name, (), *chosen.counts[weight.name]) for weight in weights]
-    return Result(model, plan, before, profile(model, inputs), skipped, error, groups)
+    return Result(model, plan, before, profile(model, inputs), skipped, error, groups, inputs)
 
 
 def _weights(
