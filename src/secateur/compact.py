@@ -150,15 +150,18 @@ class _AllIdle:
         candidates = np.zeros(graph.n_classes, dtype=bool)
         for group in graph.groups:
             candidates[group.classes] = True
-        # What has to stay, for a size, may read others: they live with it.
         while True:
             dead = idle.among(candidates)
             selection = self._select(graph, dead)
-            if selection is None or not (dead & ~selection.removed).any():
+            if selection is None or _closed(idle, selection.removed):
                 break
-            if not (selection.removed & ~idle.among(selection.removed)).any():
-                break
-            candidates = selection.removed
+            # What has to stay, for a size, lives, and so does what it reads: from the last
+            # group on, for others read what those before them make.
+            for group in reversed(graph.groups):
+                stays = group.classes[(dead & ~selection.removed)[group.classes]]
+                if len(stays):
+                    candidates[stays] = False
+                    break
         skipped = _left(graph, idle, dead, selection, self.request)
         if selection is None or not selection.removed.any():
             raise NothingToPruneError(_nothing(graph, idle, skipped))
@@ -182,6 +185,11 @@ class _AllIdle:
             )
         except NothingToPruneError:
             return None
+
+
+def _closed(idle: Idle, removed: np.ndarray) -> bool:
+    """Whether nothing that stays reads what goes."""
+    return not (removed & ~idle.among(removed)).any()
 
 
 def _left(

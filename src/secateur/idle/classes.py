@@ -181,12 +181,26 @@ def _across(flags: np.ndarray, lane: Lane, dim: int, shape: tuple[int, ...]) -> 
 
 def _add_training_only(model: nn.Module, graph: Graph, evidence: Evidence) -> None:
     """What only training runs reads its weights as they are, and of the rest anything."""
-    state, values = named_state(model), graph.trace.values
+    state = named_state(model)
     for node in graph.trace.training_only:
         for places in _summed(graph, node):
             for index, _ in places:
-                if values[index].kind == "state":
-                    evidence.static[node.index, index] = state[values[index].name].detach()
+                weight = _turned(graph, state, index)
+                if weight is not None:
+                    evidence.static[node.index, index] = weight
+
+
+def _turned(graph: Graph, state: dict[str, Tensor], index: int) -> Tensor | None:
+    """A parameter as an operation read it, in the order of dimensions there."""
+    p = graph.propagation
+    root = p.roots.get(index)
+    if root is None or p.value(root).name not in state:
+        return None
+    own = p.layout(root)
+    order = [at for lane in p.layout(index) for at in range(len(own)) if own[at] is lane]
+    if sorted(order) != list(range(len(own))):
+        return None
+    return state[p.value(root).name].detach().permute(order)
 
 
 def _stuck(graph: Graph, evidence: Evidence) -> np.ndarray:
