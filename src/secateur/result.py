@@ -71,11 +71,13 @@ class Result:
         --------
         >>> import torch
         >>> from secateur import prune
-        >>> net = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 1))
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> with torch.no_grad():
-        ...     _ = net[0].weight[:3].mul_(1e-3), net[2].weight[:, 3].mul_(1e-3)
-        >>> result = prune(net, torch.randn(4, 2), granularity="element", budget={"sparsity": 0.4})
-        >>> compacted = result.compact()
+        ...     net[2].weight[:, [1, 6]] = 1e-9
+        >>> x, budget = torch.randn(3, 4), {"sparsity": 4 / 48}
+        >>> result = prune(net, x, granularity="element", budget=budget)
+        >>> result.compact().plan.removed["0.weight"]
+        {0: [1, 6]}
         """
         from secateur.compact import compact
 

@@ -56,7 +56,7 @@ class Idle:
     Attributes
     ----------
     empty : ndarray of bool, shape [classes]
-        Of which some weight holds nothing but zeros: a filter, or all that reads it.
+        Whose filters hold nothing but zeros, or all that reads them.
     mixed : dict
         Class -> the operation to which a zero is not nothing.
     """
@@ -214,17 +214,22 @@ def _stuck(graph: Graph, evidence: Evidence) -> np.ndarray:
 
 
 def _empty(graph: Graph, evidence: Evidence) -> np.ndarray:
-    """Classes of which some weight holds nothing but zeros."""
-    count = graph.n_classes
-    found = np.zeros(count, dtype=bool)
-    for (_, index), weight in evidence.static.items():
+    """Classes that only zeros make, or that only zeros read."""
+    sides = {
+        reads: (np.zeros(graph.n_classes, dtype=bool), np.zeros(graph.n_classes, dtype=bool))
+        for reads in (False, True)
+    }
+    for (node, index), weight in evidence.static.items():
+        factors = graph.propagation.contractions.get(node, ())
+        summed = {dim for places in factors for value, dim in places if value == index}
         for dim, lane in enumerate(graph.propagation.layout(index)):
-            if lane is not None and lane.ids is not None and weight.dim() > 1:
-                classes = graph.classes_of(lane)
-                flags = _along(_nonzero(weight, {*lane.rows, dim}), lane, dim)
-                held = np.zeros(count, dtype=bool)
-                held[classes[flags]] = True
-                met = np.zeros(count, dtype=bool)
-                met[classes] = True
-                found |= met & ~held
-    return found
+            if lane is None or lane.ids is None or weight.dim() < 2:
+                continue
+            classes = graph.classes_of(lane)
+            met, held = sides[dim in summed]
+            met[classes] = True
+            held[classes[_along(_nonzero(weight, {*lane.rows, dim}), lane, dim)]] = True
+    empty = np.zeros(graph.n_classes, dtype=bool)
+    for met, held in sides.values():
+        empty |= met & ~held
+    return empty
