@@ -150,6 +150,17 @@ def test_a_unit_that_no_example_opens_stays() -> None:
         assert sc.compact(twin, examples).plan.removed["0.weight"] == {0: [2]}
 
 
+def test_a_unit_that_hardly_anything_opens_stays() -> None:
+    """No noise of ours gets through this norm, and larger numbers would."""
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    with torch.no_grad():
+        net[1].weight[:] = 1e-8
+        net[1].bias[:] = -5.0
+        net[0].weight[2] = 0
+    result = sc.compact(net, torch.randn(3, 4))
+    assert result.plan.removed["0.weight"] == {0: [2]}
+
+
 def test_units_that_only_read_each_other_go() -> None:
     class Loop(nn.Module):
         def __init__(self) -> None:
@@ -529,9 +540,10 @@ def test_recurrent_units(kind: type[nn.RNNBase]) -> None:
         net.rnn.weight_hh_l1[:, 2] = 0
         net.rnn.weight_hh_l1.view(-1, 8, 8)[:, 2, 2] = 1.0
         net.out.weight[:, 2] = 0
-        # Unit 5 of the first layer is read by the second.
+        # Unit 5 of the first layer is read by the second, and units 6 by their own layers.
         net.rnn.weight_hh_l1[:, 5] = 0
-        net.out.weight[:, 5] = 0
+        net.rnn.weight_ih_l1[:, 6] = 0
+        net.out.weight[:, [5, 6]] = 0
     before = outputs(net, x)
     result = sc.compact(net, x)
     assert net.rnn.hidden_size == 7
