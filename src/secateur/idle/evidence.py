@@ -75,6 +75,8 @@ def gather(model: nn.Module, inputs: Inputs, graph: Graph) -> Evidence:
                 )
                 with _Watch(graph, evidence, generator, sign):
                     run(model, noisy)
+                if not any(flags.any() for flags in evidence.stuck.values()):
+                    break
         except InputError:
             for flags in evidence.used.values():
                 flags[...] = True
@@ -90,12 +92,11 @@ def noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _noise(tensor: Tensor, generator: torch.Generator, sign: float) -> Tensor:
-    """Numbers of both signs, from about one to tens of thousands in size."""
+    """Numbers of both signs and all sizes, from far below one to thousands."""
     if not tensor.is_floating_point():
         return tensor
-    drawn = sign * torch.randn(tensor.shape, generator=generator)
-    sizes = 10 ** (4 * torch.rand(tensor.shape, generator=generator))
-    return (drawn * sizes).to(tensor.device, tensor.dtype)
+    drawn = torch.randn(tensor.shape, generator=generator)
+    return (drawn * drawn.square().mul_(100 * sign)).to(tensor.device, tensor.dtype)
 
 
 class _Watch(Replay):
@@ -200,6 +201,7 @@ def occupied(flags: Tensor, lane: Lane, dim: int) -> np.ndarray:
     """
     axes = [*lane.rows, dim]
     others = [at for at in range(flags.dim()) if at not in axes]
-    found = flags.amax(others) if others else flags
+    # As bytes, which PyTorch reduces faster than truth values.
+    found = flags.view(torch.uint8).amax(others).bool() if others else flags
     left = sorted(axes)
     return found.permute([left.index(at) for at in axes]).cpu().numpy().copy()
