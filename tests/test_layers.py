@@ -20,19 +20,20 @@ masks
 weights
 observing
 layerwise
-profiling surgery scoped ignored
+profiling surgery scoped ignored replay
 criteria allocation granularity
-costs verify persist export
+costs verify persist export idle
 selection recover models
 sparse
 attached
 regularizers schedules
 callbacks
 request result
-refit
+refit choose
 decide sparsify
+proof
 prune
-pruner report
+pruner report compact
 demo
 cli
 """

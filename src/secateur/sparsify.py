@@ -81,7 +81,7 @@ def sparsify(
         refitted.write(model)
     groups = [GroupSummary(weight.name, (), *chosen.counts[weight.name]) for weight in weights]
     after = profile(model, inputs)
-    return Result(model, plan, before, after, skipped, error, groups, refitted.refits)
+    return Result(model, plan, before, after, skipped, error, groups, inputs, refitted.refits)
 
 
 def _amounts(
