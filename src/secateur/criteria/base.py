@@ -84,6 +84,8 @@ class Criterion(ABC):
     additive : bool
         True if `finish` returns the sums, so that the mean over batches of data may be taken of
         the sums: memory then does not grow with the number of batches.
+    rounds : int
+        In how many rounds parts of weights become zero, scored anew after each.
     unjudged : str
         Why a class can be without a score.
 
@@ -109,6 +111,7 @@ class Criterion(ABC):
     reads_weights: ClassVar[bool] = True
     comparable: ClassVar[bool] = False
     additive: bool = False
+    rounds: int = 1
     unjudged: ClassVar[str] = "no weight in the chosen view"
 
     def __init__(self, view: View = "group") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -130,6 +130,9 @@ class SparseGranularity:
     row: Row
     sizes: tuple[int, ...]
 
+    at_once: ClassVar[bool] = False
+    """Whether part of the zeros come with the first choice, whatever the sparsity."""
+
     def budget(self, given: object) -> dict[str, float]:
         """The budget as given, checked; the default where it is None.
 
@@ -139,6 +142,10 @@ class SparseGranularity:
             When it is malformed, or contradicts the granularity.
         """
         return check_budget(given, sparse=True)
+
+    def towards(self, sparsity: float) -> tuple[SparseGranularity, float]:
+        """What is chosen on the way to such a share of zeros, and the share that it makes zero."""
+        return self, sparsity
 
     def misfit(self, weight: Weight) -> str | None:
         """Why it cannot be applied to a weight; None where it can."""
