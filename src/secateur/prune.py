@@ -34,7 +34,7 @@ def prune(
     model: nn.Module,
     example_inputs: ExampleInputs,
     *,
-    granularity: str | Granularity = "channel",
+    granularity: str | Granularity | SparseGranularity = "channel",
     criterion: str | Criterion | Callable[..., Any] = "magnitude",
     allocation: str | Allocation = "global",
     budget: dict[str, float] | None = None,

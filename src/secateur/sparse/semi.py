@@ -56,8 +56,8 @@ class SemiStructured(SparseGranularity):
         if abs(checked["sparsity"] - sparsity) > 1e-3:
             raise BudgetError(
                 f"budget sparsity={checked['sparsity']:g} contradicts granularity {self.name!r}, "
-                f"which makes {sparsity:g} of the weights zero at once; leave the budget out (in "
-                "steps, take schedule='one_shot'), or choose another N:M"
+                f"which makes {sparsity:g} of the weights zero; leave the budget out, or choose "
+                "another N:M"
             )
         return checked
 
