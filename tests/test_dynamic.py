@@ -30,6 +30,7 @@ LINES = [f"{name}:{OPTIONS.get(name, '')}" for name in NAMES] + [
     "rigl:steps=8,every=1,granularity=block:2x2,start=magnitude",
     "admm:every=1,granularity=filter,sparsity=0.5",
     "movement:steps=6,granularity=kernel",
+    "movement:steps=6,granularity=filter,threshold=0.5,warmup=0",
     "soft_filter:granularity=channel,every=1",
 ]
 
@@ -264,6 +265,62 @@ def test_movement_adds_up_minus_gradient_times_weight() -> None:
     assert set(expected.flatten().argsort()[:6].tolist()) == set(
         (model.weight.flatten() == 0).nonzero()[:, 0].tolist()
     )
+
+
+def test_soft_movement_presses_on_the_sigmoid_of_scores() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 3, bias=False), nn.Linear(3, 2, bias=False))
+    method = dynamic("movement:threshold=0.1,strength=7,steps=4,warmup=0,cooldown=0.25", model)
+    first, second = method.parameters()
+    with torch.no_grad():
+        for scores in (first, second):
+            scores.copy_(4 * torch.randn_like(scores))
+    inputs = torch.randn(6, 5)
+    for step in range(4):
+        method.model.zero_grad()
+        model(inputs).square().mean().backward()
+        plain = [scores.grad.clone() for scores in (first, second)]
+        method.add_gradients()
+        # λ follows the cubic: nothing at first, all of it three quarters of the way.
+        strength = 7 * (1 - (1 - min(step / 3, 1)) ** 3)
+        term = strength * (first.sigmoid().mean() + second.sigmoid().mean()) / 2
+        added = torch.autograd.grad(term, [first, second])
+        for scores, before, extra in zip((first, second), plain, added, strict=True):
+            assert torch.allclose(scores.grad, before + extra, atol=1e-7)
+        method.step()
+        level = 0.1 * (1 - (1 - min((step + 1) / 3, 1)) ** 3)
+        gone = first.detach().sigmoid() <= level
+        assert torch.equal(method.zeros["0.weight"], gone)
+        assert torch.equal(model[0].weight == 0, gone)
+    assert bool(method.zeros["0.weight"].any()) and not bool(method.zeros["0.weight"].all())
+
+
+def test_soft_movement_learns_what_goes_and_leaves_a_unit() -> None:
+    """Inputs that the target does not depend on lose their weights; the others keep them."""
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 2, bias=False)
+    method = dynamic("movement:threshold=0.1,strength=1,steps=300,warmup=0", layer)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
+    wanted = torch.zeros(2, 8)
+    wanted[:, :3] = torch.tensor([[2.0, -1.5, 1.0], [1.0, 2.0, -2.0]])
+    for _ in range(300):
+        inputs = torch.randn(32, 8)
+        optimizer.zero_grad()
+        (layer(inputs) - inputs @ wanted.T).square().mean().backward()
+        method.add_gradients()
+        optimizer.step()
+        method.step()
+    with torch.no_grad():
+        method.finish()
+    assert torch.equal(layer.weight != 0, wanted != 0)
+
+    layer = nn.Linear(4, 2, bias=False)
+    method = dynamic("movement:threshold=0.5,steps=1,warmup=0,cooldown=0", layer)
+    with torch.no_grad():
+        method.parameters()[0].fill_(-1.0)
+        method.parameters()[0][1, 2] = -0.5
+    method.step()
+    assert (layer.weight != 0).nonzero().tolist() == [[1, 2]]
 
 
 def test_admm_projects_exactly_and_draws_weights_there() -> None:

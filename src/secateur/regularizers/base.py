@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur import specs
+from secateur.attached import add_to_gradient
 from secateur.attached.checks import checked
 from secateur.errors import InputError
 from secateur.inputs import ExampleInputs
@@ -221,15 +222,6 @@ def regularizer(
     else:
         raise InputError(f"a regularizer is a name or an object, not {type(text).__name__}")
     return built.attach(model, example_inputs, ignore)
-
-
-def add_to_gradient(tensor: Tensor, extra: Tensor) -> None:
-    """Add to a gradient, or make it where there is none yet."""
-    extra = extra.detach().to(tensor.dtype)
-    if tensor.grad is None:
-        tensor.grad = extra.clone()
-    else:
-        tensor.grad.add_(extra)
 
 
 def learning_rate(name: str, lr: float | None) -> float:
