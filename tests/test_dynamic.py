@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.errors import InputError, PlanError, SecateurError
+from secateur.errors import InputError, SecateurError
 from secateur.schedules import DYNAMICS, RigL, dynamic
-from secateur.schedules.rewind import Rewind
 from secateur.specs import catalogue
 
 X = torch.randn(6, 4, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -341,55 +340,3 @@ def test_admm_projects_exactly_and_draws_weights_there() -> None:
     assert (layer.weight - method.z["weight"]).abs().max().item() < 1e-2
     method.finish()
     assert int((layer.weight == 0).sum()) == 6
-
-
-class TestRewind:
-    @pytest.mark.parametrize("at", [0, 2])
-    def test_survivors_are_what_they_were_bit_by_bit(self, at: int) -> None:
-        model = net()
-        optimizer = engine(model)
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
-        rewind = Rewind(model, optimizer, scheduler, at=at)
-        early: dict[str, torch.Tensor] = {}
-        for step in range(5):
-            if step == at:
-                early = {key: value.clone() for key, value in model.state_dict().items()}
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(X), Y).backward()
-            optimizer.step()
-            scheduler.step()
-            rewind.step()
-        masks = {"0.weight": model[0].weight.detach().abs() > 0.1}
-        rewind.weights(masks)
-        for key, value in model.state_dict().items():
-            wanted = early[key].masked_fill(~masks[key], 0.0) if key in masks else early[key]
-            assert torch.equal(value, wanted)
-        assert not optimizer.state
-        assert optimizer.param_groups[0]["lr"] == 0.05 * 0.5**at
-        assert scheduler.last_epoch == at
-
-    def test_the_learning_rate_alone(self) -> None:
-        model = net()
-        optimizer = engine(model)
-        rewind = Rewind(model, optimizer)
-        model(X).sum().backward()
-        optimizer.step()
-        optimizer.param_groups[0]["lr"] = 0.001
-        after = model[0].weight.clone()
-        rewind.learning_rate()
-        assert torch.equal(model[0].weight, after)
-        assert optimizer.param_groups[0]["lr"] == 0.05
-        assert not optimizer.state
-
-    def test_misuse_is_told(self) -> None:
-        model = net()
-        rewind = Rewind(model, at=3)
-        with pytest.raises(InputError, match="has not come yet"):
-            rewind.weights({})
-        rewind.remember()
-        with pytest.raises(PlanError, match="does not fit"):
-            rewind.weights({"0.weight": torch.ones(2, dtype=torch.bool)})
-        again = Rewind(net(1), at=3)
-        again.load_state_dict(rewind.state_dict())
-        again.weights({})
-        assert torch.equal(again.model[0].weight, model[0].weight)
