@@ -31,6 +31,7 @@ LINES = [f"{name}:{OPTIONS.get(name, '')}" for name in NAMES] + [
     "movement:steps=6,granularity=kernel",
     "movement:steps=6,granularity=filter,threshold=0.5,warmup=0",
     "soft_filter:granularity=channel,every=1",
+    "soft_filter:criterion=fpgm,every=1",
 ]
 
 
@@ -144,6 +145,10 @@ class TestContract:
         ("movement:granularity=elemnt", "did you mean 'element'"),
         ("soft_filter:schedule=apg", "did you mean 'agp'"),
         ("network_surgery:low=1", "set both low and high"),
+        ("soft_filter:criterion=bn_scale", "does not score weights by their values"),
+        ("soft_filter:criterion=random", "does not score weights by their values"),
+        ("soft_filter:criterion=fpgm,granularity=kernel", "compares whole filters or channels"),
+        ("soft_filter:criterion=fpmg", "did you mean 'fpgm'"),
     ],
 )
 def test_errors_are_one_clear_line(line: str, words: str) -> None:
@@ -216,6 +221,52 @@ def test_soft_filters_break_ties_by_index() -> None:
     nn.init.ones_(layer.weight)
     dynamic("soft_filter:sparsity=0.3,every=1", layer).step()
     assert (layer.weight[:, 0] == 0).nonzero()[:, 0].tolist() == [0, 1, 2]
+
+
+def test_soft_filters_by_geometric_median() -> None:
+    """1-D filters {0, 1, 10} have distances 11, 10, 19; the middle one goes, then comes back."""
+    layer = nn.Linear(1, 3, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.5], [1.0], [10.0]]))
+    method = dynamic("soft_filter:criterion=fpgm,sparsity=0.34,every=1", layer)
+    method.step()
+    assert layer.weight.tolist() == [[0.5], [0.0], [10.0]]
+    with torch.no_grad():
+        layer.weight[1] = 1.0
+    method.step()
+    assert method.plan().masks["weight"].flatten().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "score"),
+    [
+        ("magnitude", lambda rows: rows.square().sum(1)),
+        ("l1", lambda rows: rows.abs().sum(1)),
+        ("lp:p=4", lambda rows: rows.abs().pow(4).sum(1)),
+        ("fpgm", lambda rows: torch.cdist(rows, rows).sum(1)),
+    ],
+)
+@pytest.mark.parametrize("granularity", ["filter", "channel"])
+def test_soft_filters_go_by_their_criterion(criterion: str, score: Any, granularity: str) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(7, 9, 3).double()
+    axis = ["filter", "channel"].index(granularity)
+    rows = conv.weight.detach().movedim(axis, 0).flatten(1)
+    wanted = set(score(rows).argsort()[: int(0.4 * len(rows))].tolist())
+    method = dynamic(
+        f"soft_filter:criterion={criterion},sparsity=0.4,every=1,granularity={granularity}", conv
+    )
+    method.step()
+    gone = conv.weight.detach().movedim(axis, 0).flatten(1).abs().sum(1) == 0
+    assert set(gone.nonzero()[:, 0].tolist()) == wanted
+    assert dynamic(method.spec, nn.Conv2d(7, 9, 3)).spec == method.spec
+
+
+@pytest.mark.parametrize("criterion", ["apoz", "mean_activation", "hrank", "taylor_activation",
+                                       "taylor", "wanda", "synflow"])  # fmt: skip
+def test_soft_filters_refuse_what_needs_data(criterion: str) -> None:
+    with pytest.raises(InputError, match=f"'{criterion}' needs data.*take magnitude"):
+        dynamic(f"soft_filter:criterion={criterion}", net())
 
 
 def test_network_surgery_splices_what_grows_above_the_upper_threshold() -> None:
