@@ -178,6 +178,51 @@ def test_non_zeros_stay_constant_and_zeros_zero(name: str, kind: str) -> None:
     assert not torch.equal(places[0], places[-1])
 
 
+class Oracle(nn.Module):
+    """Weights of the shapes whose densities are known: (16,3,3,3), (32,16,3,3), (10,32)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.first(x).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["rigl", "set"])
+@pytest.mark.parametrize("start", ["random", "magnitude"])
+def test_erdos_renyi_kernel_densities(name: str, start: str) -> None:
+    torch.manual_seed(0)
+    model = Oracle()
+    line = f"{name}:allocation=erk,sparsity=0.9,every=1,start={start}"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    method = dynamic(line, model, optimizer)
+    wanted = {"first": 0.2564, "second": 0.0519, "head": 0.5814}
+    for _ in range(4):
+        for layer, density in wanted.items():
+            mask = method.plan().masks[f"{layer}.weight"]
+            assert int(mask.sum()) == pytest.approx(density * mask.numel(), abs=1.0)
+            assert not model.get_parameter(f"{layer}.weight")[~mask].any()
+        assert method.current == pytest.approx(0.9, abs=3 / 5360)
+        optimizer.zero_grad()
+        model(torch.randn(4, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
+        method.step()
+
+
+@pytest.mark.parametrize("name", ["rigl", "set"])
+def test_what_an_allocation_leaves_dense_is_left_alone(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 1))
+    method = dynamic(f"{name}:allocation=erk,sparsity=0.5,every=1", model)
+    assert not method.zeros["1.weight"].any() and method.zeros["0.weight"].any()
+    before = model[1].weight.clone()
+    model(torch.randn(4, 64)).sum().backward()
+    method.step()
+    assert torch.equal(model[1].weight, before)
+
+
 def test_rigl_drops_the_smallest_and_grows_the_largest_gradient() -> None:
     layer = nn.Linear(8, 1, bias=False)
     with torch.no_grad():
