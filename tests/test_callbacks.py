@@ -63,7 +63,7 @@ def test_a_plain_loop_stays_as_it_is() -> None:
     followers.finish()
     assert same(model, by_hand(5))
     optimizer.step()
-    assert followers.parts[0].steps == 5
+    assert followers.parts[0].steps_done == 5
 
 
 def test_what_is_no_method_is_one_clear_line() -> None:

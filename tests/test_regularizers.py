@@ -116,7 +116,7 @@ class TestContract:
             train(each, method, 3)
             results.append(each.state_dict())
         assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
-        assert again.steps == 6
+        assert again.steps_done == 6
 
     def test_frozen_parameters_stay(self, line: str) -> None:
         model = net()

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import numpy as np
 from torch import Tensor
 
-from secateur import specs
 from secateur.criteria.gradients import stream_gradients
 from secateur.criteria.reading import Reading, Receive
 from secateur.errors import InputError, suggestion
 from secateur.registry import Registry
+from secateur.specs import Spelled
 
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member
@@ -47,7 +47,7 @@ class Scores:
     reason: str = ""
 
 
-class Criterion(ABC):
+class Criterion(Spelled, ABC):
     """Base of every criterion: the score of a unit, lower goes first.
 
     A criterion sees one *member* at a time: one dimension of one tensor, with a row for every
@@ -102,7 +102,6 @@ class Criterion(ABC):
     MaxAbs('max_abs:view=producer')
     """
 
-    name: ClassVar[str]
     needs_data: ClassVar[bool] = False
     needs_inputs: ClassVar[bool] = False
     asks_for: ClassVar[str] = "gradients"
@@ -218,14 +217,6 @@ class Criterion(ABC):
             seed=reading.seed,
             progress=reading.progress,
         )
-
-    @property
-    def spec(self) -> str:
-        """The line of text that builds this criterion again."""
-        return specs.spec(self, self.name)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.spec!r})"
 
 
 def is_matrix(shape: Sequence[int]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,9 @@ class Computing(Regularizer):
 
     units: SparseGranularity
 
+    @abstractmethod
     def rule(self, target: Target) -> nn.Module:
         """The rule of one weight."""
-        raise NotImplementedError
 
     def fits(self, target: Target) -> str | None:
         """Why a weight does not suit the method; None where it does."""

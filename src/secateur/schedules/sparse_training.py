@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,13 +53,13 @@ class _Moving(Dynamic):
             self.zeros[target.name] = lowest(scores, share)
         self.zero(state=True)
 
+    @abstractmethod
     def fraction(self, step: int) -> float:
         """Share of the active units that moves at a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def growth(self, target: Target) -> Tensor:
         """Score of every unit for being grown; the highest are."""
-        raise NotImplementedError
 
     def update(self) -> None:
         share = self.fraction(self.steps_done) if self.steps_done % self.every == 0 else 0.0
