@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training_nets import X, Y, net
 from torch import nn
 
 from secateur.errors import InputError, SecateurError
 from secateur.schedules import DYNAMICS, RigL, dynamic
 from secateur.specs import catalogue
 
-X = torch.randn(6, 4, 6, 6, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(6) % 3
 NAMES = [entry.names[0] for entry in catalogue(DYNAMICS)]
 # The same settings as fit in a test.
 OPTIONS = {
@@ -33,21 +32,6 @@ LINES = [f"{name}:{OPTIONS.get(name, '')}" for name in NAMES] + [
     "soft_filter:granularity=channel,every=1",
     "soft_filter:criterion=fpgm,every=1",
 ]
-
-
-def net(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(4, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 6, 3, groups=2),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(24, 3),
-    )
 
 
 def engine(model: nn.Module, kind: str = "sgd") -> torch.optim.Optimizer:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.test_dynamic import X, Y, engine, net
+from tests.test_dynamic import engine
+from tests.training_nets import X, Y, net
 from torch import Tensor, nn
 
 import secateur as sc

@@ -51,7 +51,8 @@ class Computing(Regularizer):
         return [value for each in self.computed for value in each.rule.parameters()]
 
     def finish(self) -> None:
-        for each in self.computed:
+        # The last made first, so that names come back in their order.
+        for each in reversed(self.computed):
             each.fold()
         self.computed = []
 
