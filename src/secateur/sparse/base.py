@@ -37,7 +37,9 @@ class Row:
         Sizes of the tiles, in the order in which they occur.
     needs_kernel : bool
         Whether the weight must have kernel positions: a linear layer has no stripes.
-    summary, source : str
+    summary : str
+    source : str
+        arXiv id, or authors and venue of a paper that has none.
     """
 
     name: str
