@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.test_dynamic import engine
-from tests.training_nets import X, Y, net
+from tests.training_nets import X, Y, engine, net
 from torch import Tensor, nn
 
 import secateur as sc

@@ -14,7 +14,7 @@ from secateur.bits import pack, unpack
 from secateur.errors import InputError, PlanError
 from secateur.inputs import ExampleInputs, Inputs, as_inputs, replace_tensors
 
-__all__ = ["Plan", "Rescale", "forget_masks", "history", "remember", "rename", "rewrite"]
+__all__ = ["Plan", "Rescale", "forget_masks", "history", "remember", "rewrite"]
 
 FORMAT = 1
 
@@ -302,38 +302,6 @@ def forget_masks(model: nn.Module, *, undone: bool) -> None:
         if not (undone and plan.masks and not plan.removed and not plan.attributes)
     ]
     if "_secateur_history" in model.__dict__:
-        rewrite(model, plans)
-
-
-def rename(model: nn.Module, named: Callable[[str], str | None]) -> None:
-    """Give the tensors of the model's history the names that they have now.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    named : callable
-        Name of a tensor -> its new name, or None for one that is gone.
-    """
-
-    def kept(held: dict[str, Any]) -> dict[str, Any]:
-        return {new: value for name, value in held.items() if (new := named(name)) is not None}
-
-    plans = [
-        dataclasses.replace(
-            plan,
-            removed=kept(plan.removed),
-            masks=kept(plan.masks),
-            renumbered=kept(plan.renumbered),
-            shapes=kept(plan.shapes),
-            rescaled=[
-                dataclasses.replace(entry, name=new)
-                for entry in plan.rescaled
-                if (new := named(entry.name)) is not None
-            ],
-        )
-        for plan in history(model)
-    ]
-    if plans:
         rewrite(model, plans)
 
 

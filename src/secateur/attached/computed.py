@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from secateur.attached.renaming import rename
 from secateur.attached.targets import Skipped, Target, owners
-from secateur.plan import rename
 
 __all__ = ["Computed", "compute_weights"]
 
