@@ -47,11 +47,11 @@ $(DEMO): $(TORCH) $(PINS)
 	$(PIP) --editable ".[demo]"
 	@touch $@
 
-# torchvision and timm come without their dependencies: everything they need is installed by
-# now, and resolving them could exchange torch for another build.
+# These come without their dependencies: everything they need is installed by now, and resolving
+# them could exchange torch for another build.
 $(DEV): $(DEMO)
 	$(PIP) --editable ".[demo,hf,dev]"
-	$(PIP) --no-deps torchvision timm
+	$(PIP) --no-deps torchvision timm lightning lightning-utilities torchmetrics
 	@touch $@
 
 $(BENCH): $(DEV)

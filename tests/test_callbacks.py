@@ -13,7 +13,6 @@ from torch import nn
 
 import secateur as sc
 from secateur.callbacks import Followers
-from secateur.callbacks.lightning import _made
 from secateur.errors import InputError, MissingExtraError
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
@@ -64,7 +63,7 @@ def test_a_plain_loop_stays_as_it_is() -> None:
     followers.finish()
     assert same(model, by_hand(5))
     optimizer.step()
-    assert followers.parts[0].steps == 5
+    assert followers.parts[0].steps_done == 5
 
 
 def test_what_is_no_method_is_one_clear_line() -> None:
@@ -90,6 +89,7 @@ def test_rewinding_follows_too() -> None:
 
 def test_hugging_face(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate", reason="the trainer itself needs accelerate")
 
     class Wrapped(nn.Module):
         def __init__(self) -> None:
@@ -103,13 +103,10 @@ def test_hugging_face(tmp_path: Path) -> None:
     model = Wrapped()
     callback = sc.huggingface_callback(*parts(model.net))
     assert isinstance(callback, transformers.TrainerCallback)
-    try:
-        arguments = transformers.TrainingArguments(
-            str(tmp_path), max_steps=4, per_device_train_batch_size=8, report_to=[], use_cpu=True,
-            gradient_accumulation_steps=1, save_strategy="no", disable_tqdm=True, max_grad_norm=0,
-        )  # fmt: skip
-    except ImportError as error:
-        pytest.skip(f"the trainer cannot start: {error}")
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), max_steps=4, per_device_train_batch_size=8, report_to=[], use_cpu=True,
+        gradient_accumulation_steps=1, save_strategy="no", disable_tqdm=True, max_grad_norm=0,
+    )  # fmt: skip
     data = [{"x": x, "labels": y} for x, y in zip(X, Y, strict=True)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     constant = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
@@ -123,7 +120,7 @@ def test_hugging_face(tmp_path: Path) -> None:
 
 
 def test_hugging_face_events() -> None:
-    """The trainer's own handler, in the order of its loop; the trainer itself needs accelerate."""
+    """The trainer's own handler, in the order of its loop: equal bit by bit, without shuffling."""
     handling = pytest.importorskip("transformers.trainer_callback")
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -143,42 +140,57 @@ def test_hugging_face_events() -> None:
     assert same(model, by_hand(4))
 
 
-class FakeTrainer:
-    """The hooks of Lightning's trainer, in the order in which it calls them."""
+def lightning_run(
+    folder: Path, steps: int, accumulate: int = 1, resume: bool = False
+) -> tuple[nn.Module, Any]:
+    """Train with Lightning's own trainer, up to so many updates; resume from its checkpoint."""
+    pl = pytest.importorskip("lightning.pytorch")
 
-    def __init__(self, callback: Any, accumulate: int = 1) -> None:
-        self.callback, self.accumulate = callback, accumulate
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
 
-    def fit(self, model: nn.Module, optimizer: torch.optim.Optimizer, batches: int) -> None:
-        for index in range(batches):
-            if index % self.accumulate == 0:
-                optimizer.zero_grad()
-            (nn.functional.cross_entropy(model(X), Y) / self.accumulate).backward()
-            if (index + 1) % self.accumulate == 0:
-                self.callback.on_before_optimizer_step(self, model, optimizer)
-                optimizer.step()
-            self.callback.on_train_batch_end(self, model, None, (X, Y), index)
-        self.callback.on_train_end(self, model)
+        def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+            x, y = batch
+            return nn.functional.cross_entropy(self.net(x), y)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+    module = Module()
+    callback = sc.lightning_callback(*parts(module.net))
+    assert isinstance(callback, pl.Callback)
+    batches = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(X.repeat(accumulate, 1), Y.repeat(accumulate)), batch_size=8
+    )
+    trainer = pl.Trainer(
+        default_root_dir=folder, max_epochs=steps, accumulate_grad_batches=accumulate,
+        callbacks=[callback], accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    checkpoint = str(folder / "last.ckpt")
+    trainer.fit(module, batches, ckpt_path=checkpoint if resume else None, weights_only=True)
+    trainer.save_checkpoint(checkpoint)
+    return module.net, callback
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_lightning(accumulate: int) -> None:
-    class Callback:
-        pass
-
-    model = net()
-    model[1].momentum = 0.1
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    callback = _made(Callback, Followers(*parts(model)))
-    assert isinstance(callback, Callback)
-    FakeTrainer(callback, accumulate).fit(model, optimizer, 4 * accumulate)
+@pytest.mark.filterwarnings("ignore")
+def test_lightning(tmp_path: Path, accumulate: int) -> None:
+    model, callback = lightning_run(tmp_path, 4, accumulate)
     wanted = by_hand(4)
     for key in ("0.weight", "1.weight", "3.weight"):
         assert torch.allclose(model.state_dict()[key], wanted[key], atol=1e-6)
-    held = callback.state_dict()
-    again = _made(Callback, Followers(*parts(net())))
-    again.load_state_dict(held)
-    assert again.state_dict()["parts"][0]["steps"] == 4
+    assert callback.state_dict()["parts"][0]["steps"] == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    lightning_run(tmp_path, 2)
+    model, callback = lightning_run(tmp_path, 5, resume=True)
+    assert same(model, by_hand(5))
+    assert [part["steps"] for part in callback.state_dict()["parts"]] == [5, 5, 5]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ def test_hrank_is_the_mean_rank_of_maps() -> None:
     assert not scores.judged[WIDE:].any() and "feature maps" in scores.reason
 
 
-def test_taylor_is_the_slope_of_a_gate_per_sample() -> None:
+@pytest.mark.parametrize("absolute", ["data", "sample"])
+def test_taylor_is_the_slope_of_a_gate(absolute: str) -> None:
     net = make_net(dtype=torch.float64).eval()
     total, count = torch.zeros(5, dtype=torch.float64), 0
     for inputs, targets in make_data(dtype=torch.float64):
@@ -75,13 +76,16 @@ def test_taylor_is_the_slope_of_a_gate_per_sample() -> None:
         gate = torch.ones_like(hidden, requires_grad=True)
         each = functional.cross_entropy(net.fc2(hidden * gate), targets, reduction="none")
         (slope,) = torch.autograd.grad(each.sum(), gate)
-        total, count = total + slope.abs().sum(dim=0), count + len(hidden)
-    expected = total / count
-    found = score("taylor_activation", make_net(dtype=torch.float64)).values[WIDE:OPEN]
+        slope = slope.abs() if absolute == "sample" else slope
+        total, count = total + slope.sum(dim=0), count + len(hidden)
+    expected = total.abs() / count
+    criterion = f"taylor_activation:absolute={absolute}"
+    found = score(criterion, make_net(dtype=torch.float64)).values[WIDE:OPEN]
     np.testing.assert_allclose(found, expected / expected.norm(), rtol=1e-9)
 
 
-def test_taylor_of_maps_takes_the_mean_over_places() -> None:
+@pytest.mark.parametrize("absolute", ["data", "sample"])
+def test_taylor_of_maps_takes_the_mean_over_places(absolute: str) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(96, 4))
     inputs, targets = make_data()[0]
@@ -90,10 +94,12 @@ def test_taylor_of_maps_takes_the_mean_over_places() -> None:
     gate = torch.ones(5, 6, 1, 1, requires_grad=True)
     each = functional.cross_entropy(net[3]((hidden * gate).flatten(1)), targets, reduction="none")
     (slope,) = torch.autograd.grad(each.sum(), gate)
-    expected = slope.flatten(1).abs().mean(dim=0)
-    scores = score_classes(graph, net, "taylor_activation", data=[(inputs, targets)])
+    slope = slope.flatten(1)
+    expected = slope.abs().mean(dim=0) if absolute == "sample" else slope.mean(dim=0).abs()
+    criterion = f"taylor_activation:absolute={absolute}"
+    scores = score_classes(graph, net, criterion, data=[(inputs, targets)])
     np.testing.assert_allclose(
-        scores.values[graph.groups[0].classes], expected / expected.norm(), rtol=1e-4
+        scores.values[graph.groups[0].classes], expected / expected.norm(), rtol=1e-3
     )
 
 
@@ -255,3 +261,5 @@ def test_options_are_checked() -> None:
         sc.criteria.as_criterion("apoz:epsilon=-1")
     with clear_error(InputError, "max_batches"):
         sc.criteria.as_criterion("hrank:max_batches=0")
+    with clear_error(InputError, "unknown absolute 'samples'", "did you mean 'sample'"):
+        sc.criteria.as_criterion("taylor_activation:absolute=samples")

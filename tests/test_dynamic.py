@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import pytest
 import torch
+from tests.training_nets import X, Y, attached, engine, net, train
 from torch import nn
 
-from secateur.errors import InputError, PlanError, SecateurError
-from secateur.schedules import DYNAMICS, RigL, dynamic
-from secateur.schedules.rewind import Rewind
+from secateur.errors import SecateurError
+from secateur.schedules import DYNAMICS, dynamic
 from secateur.specs import catalogue
 
-X = torch.randn(6, 4, 6, 6, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(6) % 3
 NAMES = [entry.names[0] for entry in catalogue(DYNAMICS)]
 # The same settings as fit in a test.
 OPTIONS = {
@@ -30,45 +27,10 @@ LINES = [f"{name}:{OPTIONS.get(name, '')}" for name in NAMES] + [
     "rigl:steps=8,every=1,granularity=block:2x2,start=magnitude",
     "admm:every=1,granularity=filter,sparsity=0.5",
     "movement:steps=6,granularity=kernel",
+    "movement:steps=6,granularity=filter,threshold=0.5,warmup=0",
     "soft_filter:granularity=channel,every=1",
+    "soft_filter:criterion=fpgm,every=1",
 ]
-
-
-def net(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(4, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 6, 3, groups=2),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(24, 3),
-    )
-
-
-def engine(model: nn.Module, kind: str = "sgd") -> torch.optim.Optimizer:
-    if kind == "adam":
-        return torch.optim.AdamW(model.parameters(), lr=0.01)
-    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
-
-
-def train(model: nn.Module, method: Any, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for _ in range(steps):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(X), Y).backward()
-        method.add_gradients()
-        optimizer.step()
-        method.step()
-
-
-def attached(line: str, model: nn.Module, kind: str = "sgd") -> tuple[Any, Any]:
-    method = dynamic(line, model)
-    # Made afterwards, so that scores are among the parameters.
-    method.optimizer = engine(model, kind)
-    return method, method.optimizer
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -144,6 +106,10 @@ class TestContract:
         ("movement:granularity=elemnt", "did you mean 'element'"),
         ("soft_filter:schedule=apg", "did you mean 'agp'"),
         ("network_surgery:low=1", "set both low and high"),
+        ("soft_filter:criterion=bn_scale", "does not score weights by their values"),
+        ("soft_filter:criterion=random", "does not score weights by their values"),
+        ("soft_filter:criterion=fpgm,granularity=kernel", "compares whole filters or channels"),
+        ("soft_filter:criterion=fpmg", "did you mean 'fpgm'"),
     ],
 )
 def test_errors_are_one_clear_line(line: str, words: str) -> None:
@@ -151,188 +117,3 @@ def test_errors_are_one_clear_line(line: str, words: str) -> None:
         dynamic(line, net())
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["rigl", "set"])
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
-def test_non_zeros_stay_constant_and_zeros_zero(name: str, kind: str) -> None:
-    model = net()
-    method, optimizer = attached(f"{name}:every=1,sparsity=0.8", model, kind)
-    weights = [model[at].weight for at in (0, 3, 8)]
-    kept = [w.numel() - int(0.8 * w.numel() + 1e-9) for w in weights]
-    places = []
-    for _ in range(4):
-        train(model, method, optimizer, 1)
-        assert [int((~zeros).sum()) for zeros in method.zeros.values()] == kept
-        for target in method.targets:
-            gone = target.each(method.zeros[target.name])
-            assert not target.value[gone].any()
-            state = optimizer.state[target.value]
-            assert not state["momentum_buffer" if kind == "sgd" else "exp_avg"][gone].any()
-        places.append(method.zeros["0.weight"].clone())
-    assert not torch.equal(places[0], places[-1])
-
-
-def test_rigl_drops_the_smallest_and_grows_the_largest_gradient() -> None:
-    layer = nn.Linear(8, 1, bias=False)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[4.0, 3.0, 2.0, 1.0, 0.1, 0.1, 0.1, 0.1]]))
-    method = RigL(sparsity=0.5, steps=10**9, every=1, alpha=0.5, start="magnitude").attach(layer)
-    layer.weight.grad = torch.tensor([[0.0, 0.0, 1.0, 0.0, 0.5, -9.0, 3.0, 0.1]])
-    method.step()  # two of four move: weights 2 and 1 go, the places of −9 and 3 come
-    assert (~method.zeros["weight"]).nonzero()[:, 1].tolist() == [0, 1, 5, 6]
-    assert layer.weight.tolist() == [[4.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
-    layer.weight.grad = None
-    with pytest.raises(InputError, match=r"before zero_grad\(\)"):
-        method.step()
-
-
-def test_rigl_cosine() -> None:
-    method = RigL(steps=1000)
-    shares = [method.fraction(step) for step in (0, 250, 500, 750, 999)]
-    assert shares == pytest.approx([0.3, 0.225, 0.075, 0.0, 0.0])
-
-
-@pytest.mark.parametrize(("n", "share", "count"), [(10, 0.1, 1), (10, 0.3, 3), (16, 0.4, 6)])
-def test_soft_filters_are_exactly_so_many_and_grow_back(n: int, share: float, count: int) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(4, n, 3), nn.BatchNorm2d(n), nn.Flatten(), nn.Linear(16 * n, 3))
-    method, optimizer = attached(f"soft_filter:sparsity={share},every=2", model)
-    method.targets = method.targets[:1]
-
-    def zero_filters() -> int:
-        return int((model[0].weight.flatten(1).abs().sum(1) == 0).sum())
-
-    train(model, method, optimizer, 2)
-    assert zero_filters() == count
-    train(model, method, optimizer, 1)
-    assert zero_filters() == 0
-    train(model, method, optimizer, 1)
-    assert zero_filters() == count
-
-
-def test_soft_filters_break_ties_by_index() -> None:
-    layer = nn.Linear(2, 10, bias=False)
-    nn.init.ones_(layer.weight)
-    dynamic("soft_filter:sparsity=0.3,every=1", layer).step()
-    assert (layer.weight[:, 0] == 0).nonzero()[:, 0].tolist() == [0, 1, 2]
-
-
-def test_network_surgery_splices_what_grows_above_the_upper_threshold() -> None:
-    layer = nn.Linear(4, 1, bias=False)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[0.1, 0.5, 1.0, -0.2]]))
-    method = dynamic("network_surgery:low=0.3,high=0.6,gamma=0.0", layer)
-    plain = method.computed[0].plain
-
-    def masks_after(values: list[float]) -> list[bool]:
-        with torch.no_grad():
-            plain.copy_(torch.tensor([values]))
-        method.step()
-        return (layer.weight[0] != 0).tolist()
-
-    assert masks_after([0.1, 0.5, 1.0, -0.2]) == [False, True, True, False]
-    # Gradients reach what is masked.
-    layer(torch.ones(1, 4)).sum().backward()
-    assert plain.grad.tolist() == [[1.0] * 4]
-    # Between the thresholds nothing changes, in either direction.
-    assert masks_after([0.5, 0.5, 0.5, -0.5]) == [False, True, True, False]
-    assert masks_after([0.7, 0.5, 0.2, -0.7]) == [True, True, False, True]
-    method.finish()
-    assert layer.weight.tolist()[0] == pytest.approx([0.7, 0.5, 0.0, -0.7])
-
-
-def test_movement_adds_up_minus_gradient_times_weight() -> None:
-    torch.manual_seed(0)
-    model = nn.Linear(5, 3, bias=False)
-    method = dynamic("movement:sparsity=0.4,steps=4,warmup=0,cooldown=0.25", model)
-    (scores,) = method.parameters()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    plain, expected = method.computed[0].plain, torch.zeros(3, 5)
-    inputs, targets = torch.randn(7, 5), torch.randn(7, 3)
-    for _ in range(6):
-        optimizer.zero_grad()
-        weight = model.weight
-        weight.retain_grad()
-        (inputs @ weight.T - targets).square().mean().backward()
-        expected -= 0.1 * weight.grad * plain.detach()
-        optimizer.step()
-        method.step()
-    assert torch.allclose(scores, expected, atol=1e-6)
-    method.finish()
-    assert int((model.weight == 0).sum()) == 6
-    assert set(expected.flatten().argsort()[:6].tolist()) == set(
-        (model.weight.flatten() == 0).nonzero()[:, 0].tolist()
-    )
-
-
-def test_admm_projects_exactly_and_draws_weights_there() -> None:
-    torch.manual_seed(0)
-    layer = nn.Linear(4, 3, bias=False)
-    start = layer.weight.detach().clone()
-    method = dynamic("admm:sparsity=0.5,rho=1.0,every=1", layer)
-    order = start.flatten().abs().argsort()
-    z = method.z["weight"].flatten()
-    assert not z[order[:6]].any()
-    assert torch.equal(z[order[6:]], start.flatten()[order[6:]])
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.2)
-    for _ in range(100):
-        optimizer.zero_grad()
-        method.add_gradients()
-        optimizer.step()
-        method.step()
-    assert (layer.weight - method.z["weight"]).abs().max().item() < 1e-2
-    method.finish()
-    assert int((layer.weight == 0).sum()) == 6
-
-
-class TestRewind:
-    @pytest.mark.parametrize("at", [0, 2])
-    def test_survivors_are_what_they_were_bit_by_bit(self, at: int) -> None:
-        model = net()
-        optimizer = engine(model)
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
-        rewind = Rewind(model, optimizer, scheduler, at=at)
-        early: dict[str, torch.Tensor] = {}
-        for step in range(5):
-            if step == at:
-                early = {key: value.clone() for key, value in model.state_dict().items()}
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(X), Y).backward()
-            optimizer.step()
-            scheduler.step()
-            rewind.step()
-        masks = {"0.weight": model[0].weight.detach().abs() > 0.1}
-        rewind.weights(masks)
-        for key, value in model.state_dict().items():
-            wanted = early[key].masked_fill(~masks[key], 0.0) if key in masks else early[key]
-            assert torch.equal(value, wanted)
-        assert not optimizer.state
-        assert optimizer.param_groups[0]["lr"] == 0.05 * 0.5**at
-        assert scheduler.last_epoch == at
-
-    def test_the_learning_rate_alone(self) -> None:
-        model = net()
-        optimizer = engine(model)
-        rewind = Rewind(model, optimizer)
-        model(X).sum().backward()
-        optimizer.step()
-        optimizer.param_groups[0]["lr"] = 0.001
-        after = model[0].weight.clone()
-        rewind.learning_rate()
-        assert torch.equal(model[0].weight, after)
-        assert optimizer.param_groups[0]["lr"] == 0.05
-        assert not optimizer.state
-
-    def test_misuse_is_told(self) -> None:
-        model = net()
-        rewind = Rewind(model, at=3)
-        with pytest.raises(InputError, match="has not come yet"):
-            rewind.weights({})
-        rewind.remember()
-        with pytest.raises(PlanError, match="does not fit"):
-            rewind.weights({"0.weight": torch.ones(2, dtype=torch.bool)})
-        again = Rewind(net(1), at=3)
-        again.load_state_dict(rewind.state_dict())
-        again.weights({})
-        assert torch.equal(again.model[0].weight, model[0].weight)

@@ -172,6 +172,21 @@ def test_polarization_is_the_formula() -> None:
     assert reg.threshold() == pytest.approx(0.55)
 
 
+def test_polarization_holds_scales_in_bounds() -> None:
+    for line, wanted in (
+        ("polarization", [0.0, 0.3, 1.0]),
+        ("polarization:ceiling=2", [0.0, 0.3, 1.7]),
+        ("polarization:ceiling=None", [-0.2, 0.3, 1.7]),
+    ):
+        norm = nn.BatchNorm1d(3)
+        with torch.no_grad():
+            norm.weight.copy_(torch.tensor([-0.2, 0.3, 1.7]))
+        reg = regularizer(line, norm)
+        reg.after_step()
+        assert norm.weight.tolist() == pytest.approx(wanted)
+        assert regularizer(reg.spec, nn.BatchNorm1d(3)).ceiling == reg.ceiling
+
+
 def test_l0_gates_are_distributed_as_in_the_paper() -> None:
     torch.manual_seed(0)
     model = nn.Linear(1, 20000, bias=False)

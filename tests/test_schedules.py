@@ -91,8 +91,8 @@ def test_the_pruner_takes_an_object() -> None:
     class Late(Schedule):
         name = "late"
 
-        def fraction(self, progress: float) -> float:
-            return progress**2
+        def between(self, initial: float, target: float, progress: float) -> float:
+            return initial + (target - initial) * progress**2
 
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
     pruner = sc.Pruner(model, torch.zeros(1, 8), schedule=Late(), steps=2, budget={"macs": 0.5})

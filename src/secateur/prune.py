@@ -36,7 +36,7 @@ def prune(
     model: nn.Module,
     example_inputs: ExampleInputs,
     *,
-    granularity: str | Granularity = "channel",
+    granularity: str | Granularity | SparseGranularity = "channel",
     criterion: str | Criterion | Callable[..., Any] = "magnitude",
     allocation: str | Allocation = "global",
     budget: dict[str, float] | None = None,
@@ -77,7 +77,7 @@ def prune(
     round_to : int, default 1
         Sizes of pruned dimensions are multiples of it.
     min_keep : int, default 1
-        Units that every group keeps at least.
+        Units that every group keeps at least; 0 lets a sparse granularity empty a weight.
     data, loss
         Batches and loss for criteria that need gradients.
     evaluate : callable, optional

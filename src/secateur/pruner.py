@@ -8,11 +8,13 @@ from typing import Any
 from torch import nn
 
 from secateur.errors import InputError
+from secateur.granularity import Granularity
 from secateur.inputs import ExampleInputs, as_inputs
 from secateur.prune import prune
 from secateur.request import as_budget, as_granularity
 from secateur.result import Result
 from secateur.schedules.amounts import SCHEDULES, OneShot, Schedule, as_schedule
+from secateur.sparse.table import SparseGranularity
 from secateur.surgery.graph_form import to_graph
 
 __all__ = ["SCHEDULES", "Pruner"]
@@ -23,6 +25,11 @@ class Pruner:
 
     Iterating yields a :class:`~secateur.prune.Result` after each step, with the model already
     smaller. Budgets refer to the model as it was given, at every step.
+
+    N:M comes by way of more than N: at a sparsity of s on the way, ``ceil(M (1 - s))`` of every M
+    stay, but M − 1 at most, so that 1:4 is 3:4 and 2:4 first. A granularity that makes zeros
+    whatever the budget (``pattern``, ``vector:16/2:4``) takes steps once its budget allows them;
+    without a budget it is chosen at once.
 
     Parameters
     ----------
@@ -72,8 +79,13 @@ class Pruner:
         self.example_inputs = example_inputs
         self.schedule = schedule
         self.steps = steps
-        granularity = as_granularity(options.get("granularity", "channel"))
-        self.budget = as_budget(granularity, budget)
+        self._granularity = as_granularity(options.pop("granularity", "channel"))
+        self.budget = as_budget(self._granularity, budget)
+        if not self.budget and steps > 1 and not isinstance(self._curve, OneShot):
+            raise InputError(
+                f"granularity {self._granularity.name!r} without a budget is chosen at once; take "
+                "schedule='one_shot', or give a budget of sparsity"
+            )
         self.options = options
         asked = [key for key in ("prune_inputs", "prune_outputs") if options.get(key)]
         if asked and options.get("data") is not None:
@@ -96,6 +108,13 @@ class Pruner:
             for key, value in self.budget.items()
         }
 
+    def _aims(self, step: int) -> tuple[Granularity | SparseGranularity, dict[str, float]]:
+        """Granularity and budget of a step."""
+        granularity, budget = self._granularity, self.target(step)
+        if isinstance(granularity, SparseGranularity) and budget:
+            granularity, budget["sparsity"] = granularity.towards(budget["sparsity"])
+        return granularity, budget
+
     def _gone(self, share: float, progress: float) -> float:
         return self._curve.between(0.0, share, progress)
 
@@ -106,10 +125,12 @@ class Pruner:
             if isinstance(self._curve, OneShot) and step > 1:
                 yield self.results[-1]
                 continue
+            granularity, budget = self._aims(step)
             result = prune(
                 self.model,
                 inputs,
-                budget=self.target(step),
+                granularity=granularity,
+                budget=budget,
                 base=base,
                 **self.options,
             )

@@ -63,10 +63,12 @@ def resolve(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    for name, value in (("round_to", round_to), ("min_keep", min_keep)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
     row = as_granularity(granularity)
+    # A weight may be all zeros; a dimension without a unit is no model.
+    floor = 0 if isinstance(row, SparseGranularity) else 1
+    for name, value, least in (("round_to", round_to, 1), ("min_keep", min_keep, floor)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
     scorer, allocator = as_criterion(criterion), as_allocation(allocation)
     checked = as_budget(row, budget)
     ignored = ignored_tensors(model, ignore)

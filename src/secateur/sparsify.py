@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from secateur.allocation import Allocation
-from secateur.errors import NothingToPruneError, ParityError
+from secateur.errors import InputError, NothingToPruneError, ParityError
 from secateur.inputs import Inputs, evaluating, named_tensors, run
 from secateur.layerwise import Amount
 from secateur.masks import Place, effective, mask_at, places
@@ -21,7 +21,7 @@ from secateur.profiling import profile
 from secateur.refit import check_data, refit
 from secateur.request import Request
 from secateur.result import GroupSummary, Result
-from secateur.sparse.base import SparseGranularity, Task
+from secateur.sparse.base import Chosen, SparseGranularity, Task
 from secateur.sparse.scoring import SparseScorer
 from secateur.sparse.tiles import Tiling
 from secateur.surgery.apply import apply_plan
@@ -46,36 +46,16 @@ def sparsify(
     check_data(request)
     before = profile(model, inputs)
     weights, skipped = _weights(model, request, granularity)
-    criterion, allocation = request.criterion, request.allocation
-
-    def scorer(units: Sequence[tuple[Weight, Tiling]]) -> SparseScorer:
-        return SparseScorer(
-            model, criterion, units, request.data, request.loss, request.seed, inputs=inputs
-        )
-
-    masks = {weight.name: _mask(model, weight) for weight in weights}
-    task = Task(
-        weights,
-        scorer,
-        request.budget.get("sparsity"),
-        allocation,
-        request.min_keep,
-        {weight.name: mask for weight in weights if (mask := masks[weight.name]) is not None},
-        # Scores that no allocation changes need not be made all at once.
-        None
-        if type(allocation).ranked is Allocation.ranked
-        else functools.partial(allocation.ranked, squared=criterion.squared),
-        allocation.by_row(criterion.scope),
-    )
-    chosen = granularity.choose(task)
-    plan = Plan(settings={**request.settings, **chosen.settings})
-    for weight in weights:
-        kept, held = weight.stored(chosen.masks[weight.name]), masks[weight.name]
-        plan.masks[weight.name] = kept.contiguous() if held is None else kept & held
-        plan.shapes[weight.name] = list(weight.shape)
-    refitted = refit(model, inputs, plan, request, *_amounts(granularity, plan, masks))
+    held = _masks(model, weights)
+    chosen, masks = _chosen(model, inputs, request, granularity, weights, dict(held))
+    plan = Plan(settings={**request.settings, **chosen.settings}, masks=masks)
+    plan.shapes = {weight.name: list(weight.shape) for weight in weights}
+    refitted = refit(model, inputs, plan, request, *_amounts(granularity, plan, held))
     with transaction(model):
-        expected = _masked_outputs(model, inputs, plan) if verify else None
+        expected = None
+        if verify:
+            with _all_masked(model, plan.masks):
+                expected = _outputs(model, inputs)
         apply_plan(plan, model, optimizer, ema)
         error = None if expected is None else _compared(model, inputs, expected)
         refitted.write(model)
@@ -84,13 +64,82 @@ def sparsify(
     return Result(model, plan, before, after, skipped, error, groups, inputs, refitted.refits)
 
 
+def _chosen(
+    model: nn.Module,
+    inputs: Inputs,
+    request: Request,
+    granularity: SparseGranularity,
+    weights: list[Weight],
+    held: dict[str, Tensor],
+) -> tuple[Chosen, dict[str, Tensor]]:
+    """What stays, with masks that were there before; scored anew after every round."""
+    criterion, allocation = request.criterion, request.allocation
+    made: dict[str, Tensor] = {}
+
+    def scorer(units: Sequence[tuple[Weight, Tiling]]) -> SparseScorer:
+        return SparseScorer(
+            model, criterion, units, request.data, request.loss, request.seed, inputs=inputs
+        )
+
+    def choose(stage: SparseGranularity, sparsity: float | None) -> Chosen:
+        task = Task(
+            weights,
+            scorer,
+            sparsity,
+            allocation,
+            request.min_keep,
+            held,
+            # Scores that no allocation changes need not be made all at once.
+            None
+            if type(allocation).ranked is Allocation.ranked
+            else functools.partial(allocation.ranked, squared=criterion.squared),
+            allocation.by_row(criterion.scope),
+        )
+        with _all_masked(model, made):
+            chosen = stage.choose(task)
+        for weight in weights:
+            kept, before = weight.stored(chosen.masks[weight.name]), held.get(weight.name)
+            made[weight.name] = kept.contiguous() if before is None else kept & before
+        held.update(made)
+        return chosen
+
+    for stage, sparsity in _on_the_way(request, granularity, weights, held):
+        choose(stage, sparsity)
+    return choose(granularity, request.budget.get("sparsity")), made
+
+
+def _on_the_way(
+    request: Request,
+    granularity: SparseGranularity,
+    weights: list[Weight],
+    held: Mapping[str, Tensor],
+) -> list[tuple[SparseGranularity, float]]:
+    """What is chosen before the last round: the same share of what is left in every round."""
+    rounds, name = request.criterion.rounds, request.criterion.name
+    if rounds == 1:
+        return []
+    if granularity.at_once:
+        raise InputError(
+            f"granularity {granularity.name!r} is chosen at once, and criterion {name!r} takes "
+            f"{rounds} rounds; take '{name}:rounds=1'"
+        )
+    entries = sum(weight.numel for weight in weights)
+    zeros = sum(int((~held[weight.name]).sum()) for weight in weights if weight.name in held)
+    density, target = 1 - zeros / entries, 1 - request.budget["sparsity"]
+    if density <= target:
+        return []
+    shares = [1 - density * (target / density) ** (at / rounds) for at in range(1, rounds)]
+    last = granularity.towards(request.budget["sparsity"])
+    # Several rounds may come to the same N of M.
+    return [stage for stage in dict.fromkeys(map(granularity.towards, shares)) if stage != last]
+
+
 def _amounts(
-    granularity: SparseGranularity, plan: Plan, masks: Mapping[str, Tensor | None]
+    granularity: SparseGranularity, plan: Plan, held: Mapping[str, Tensor]
 ) -> tuple[dict[str, Amount], dict[str, Tensor]]:
     """How much of every weight goes, where the criterion may choose which; what is gone already."""
     amounts = {name: granularity.amount(kept) for name, kept in plan.masks.items()}
-    held = {name: mask for name, mask in masks.items() if mask is not None}
-    return {name: each for name, each in amounts.items() if each is not None}, held
+    return {name: each for name, each in amounts.items() if each is not None}, dict(held)
 
 
 def _weights(
@@ -113,10 +162,12 @@ def _weights(
     return weights, skipped
 
 
-def _mask(model: nn.Module, weight: Weight) -> Tensor | None:
-    """The mask that is on a weight already."""
-    mask = mask_at(model.get_submodule(weight.module), weight.leaf)
-    return None if mask is None else mask.cpu()
+def _masks(model: nn.Module, weights: Sequence[Weight]) -> dict[str, Tensor]:
+    """The masks that are on weights already."""
+    found = {
+        weight.name: mask_at(model.get_submodule(weight.module), weight.leaf) for weight in weights
+    }
+    return {name: mask.cpu() for name, mask in found.items() if mask is not None}
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
@@ -125,14 +176,15 @@ def _outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in named_tensors(result)}
 
 
-def _masked_outputs(model: nn.Module, inputs: Inputs, plan: Plan) -> dict[str, Tensor]:
-    """What the dense model returns with every weight multiplied by its mask."""
+@contextlib.contextmanager
+def _all_masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let every weight be what it is times its mask."""
     with contextlib.ExitStack() as stack:
         for place in places(model):
-            mask = plan.masks.get(place.name)
+            mask = masks.get(place.name)
             if mask is not None:
                 stack.enter_context(_masked(place, mask))
-        return _outputs(model, inputs)
+        yield
 
 
 @contextlib.contextmanager

@@ -9,14 +9,14 @@ import ast
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from secateur.errors import InputError, UnknownNameError, suggestion
 from secateur.registry import Registry
 
 T = TypeVar("T")
 
-__all__ = ["Entry", "build", "catalogue", "options", "spec"]
+__all__ = ["Entry", "Spelled", "build", "catalogue", "options", "spec"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +100,26 @@ def spec(member: object, name: str) -> str:
         if getattr(member, option) != default
     ]
     return name + (":" + ",".join(changed) if changed else "")
+
+
+class Spelled:
+    """Base of registered members: each says the line of text that builds it again.
+
+    Attributes
+    ----------
+    name : str
+        The name in messages and plans.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def spec(self) -> str:
+        """The line of text that builds an equal one."""
+        return spec(self, self.name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.spec!r})"
 
 
 def catalogue(registry: Registry[type[T]]) -> list[Entry]:

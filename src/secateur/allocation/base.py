@@ -13,6 +13,7 @@ from torch import Tensor
 from secateur import specs
 from secateur.errors import InputError
 from secateur.registry import Registry
+from secateur.specs import Spelled
 
 __all__ = ["ALLOCATIONS", "Allocation", "GroupScores", "as_allocation"]
 
@@ -44,7 +45,7 @@ class GroupScores:
     comparable: bool = False
 
 
-class Allocation(ABC):
+class Allocation(Spelled, ABC):
     """Base of every allocation: which unit of which group goes next.
 
     A budget is met by the shortest sufficient start of the order, so the order alone decides how
@@ -58,7 +59,6 @@ class Allocation(ABC):
         Whether it serves structured granularities.
     """
 
-    name: ClassVar[str]
     structured: ClassVar[bool] = True
 
     def order(self, groups: Sequence[GroupScores]) -> list[tuple[int, int]]:
@@ -147,14 +147,6 @@ class Allocation(ABC):
     def by_row(self, scope: str) -> bool:
         """Whether every output of a weight loses the same share, for a criterion of this scope."""
         return False
-
-    @property
-    def spec(self) -> str:
-        """The line of text that builds this allocation again."""
-        return specs.spec(self, self.name)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.spec!r})"
 
 
 def as_allocation(allocation: str | Allocation) -> Allocation:

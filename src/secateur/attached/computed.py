@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from secateur.attached.renaming import rename
 from secateur.attached.targets import Skipped, Target, owners
 
 __all__ = ["Computed", "compute_weights"]
@@ -33,6 +34,7 @@ class Computed:
         self.rule: Any = rule
         self.plain = target.parameter()
         rule.to(self.plain.device)
+        self._model = model
         self._owners = list(owners(model, self.plain))
         self._orders = [list(module._parameters) for module, _ in self._owners]
         for module, leaf in self._owners:
@@ -53,6 +55,22 @@ class Computed:
                 module._parameters[name] = held[name]
         with torch.no_grad():
             self.plain.copy_(value)
+        # What was pruned meanwhile was pruned under names that are gone.
+        rename(self._model, self._plain_name)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules that hold the weight: several where it is tied."""
+        return [module for module, _ in self._owners]
+
+    def _plain_name(self, name: str) -> str | None:
+        paths = {id(module): path for path, module in self._model.named_modules()}
+        for module, leaf in self._owners:
+            before = f"{paths[id(module)]}." if paths[id(module)] else ""
+            inside = f"{before}parametrizations.{leaf}."
+            if name.startswith(inside):
+                return before + leaf if name == f"{inside}original" else None
+        return name
 
 
 def compute_weights(

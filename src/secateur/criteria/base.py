@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import numpy as np
 from torch import Tensor
 
-from secateur import specs
 from secateur.criteria.gradients import stream_gradients
 from secateur.errors import InputError, suggestion
 from secateur.observing.reading import Reading, Receive
 from secateur.registry import Registry
+from secateur.specs import Spelled
 
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member
@@ -48,7 +48,7 @@ class Scores:
     reason: str = ""
 
 
-class Criterion(ABC):
+class Criterion(Spelled, ABC):
     """Base of every criterion: the score of a unit, lower goes first.
 
     A criterion sees one *member* at a time: one dimension of one tensor, with a row for every
@@ -91,6 +91,8 @@ class Criterion(ABC):
     ordered : bool
         True if scores depend on the order in which a tensor holds its entries, as a sweep over
         columns does, or blocks of neighbours.
+    rounds : int
+        In how many rounds parts of weights become zero, scored anew after each.
     unjudged : str
         Why a class can be without a score.
 
@@ -107,7 +109,6 @@ class Criterion(ABC):
     MaxAbs('max_abs:view=producer')
     """
 
-    name: ClassVar[str]
     needs_data: ClassVar[bool] = False
     needs_inputs: ClassVar[bool] = False
     asks_for: ClassVar[str] = "gradients"
@@ -118,6 +119,7 @@ class Criterion(ABC):
     additive: bool = False
     pairwise: ClassVar[bool] = False
     ordered: ClassVar[bool] = False
+    rounds: int = 1
     unjudged: ClassVar[str] = "no weight in the chosen view"
 
     def __init__(self, view: View = "group") -> None:
@@ -244,14 +246,6 @@ class Criterion(ABC):
             seed=reading.seed,
             progress=reading.progress,
         )
-
-    @property
-    def spec(self) -> str:
-        """The line of text that builds this criterion again."""
-        return specs.spec(self, self.name)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.spec!r})"
 
 
 def is_matrix(shape: Sequence[int]) -> bool:

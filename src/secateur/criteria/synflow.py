@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import CRITERIA, View
-from secateur.criteria.gradient_based import GradientCriterion, hand_over
+from secateur.criteria.gradient_based import GradientCriterion, check_count, hand_over
 from secateur.errors import CriterionError, InputError
 from secateur.inputs import Inputs, named_tensors
 from secateur.observing.reading import Reading, Receive
@@ -27,14 +27,16 @@ class SynFlow(GradientCriterion):
     (integer inputs, such as tokens, stay as they are). Running means count as zero, so that no
     path is cut off by statistics of data. A unit's score is the sum over its parameters.
 
-    The paper prunes in 100 rounds, scoring anew after each, which is what keeps layers from
-    being emptied; one round at a high sparsity is not its method. Rounds are a schedule's
-    business: prune step by step with this criterion.
+    Sparse granularities are pruned in `rounds`, and scored anew after each, which is what keeps
+    layers from being emptied: after round k of n to a density d, d^(k/n) of the weights remain.
+    Whole channels are scored once: take them out in steps, with :class:`secateur.Pruner`.
 
     Parameters
     ----------
     view : {"group", "producer", "consumer"}, default "group"
         Which parameters count.
+    rounds : int, default 100
+        The paper's number. One round is quicker, and not its method.
 
     Examples
     --------
@@ -57,9 +59,11 @@ class SynFlow(GradientCriterion):
     needs_data: ClassVar[bool] = False
     needs_inputs: ClassVar[bool] = True
 
-    def __init__(self, view: View = "group") -> None:
+    def __init__(self, view: View = "group", rounds: int = 100) -> None:
         super().__init__(view)
         del self.max_batches
+        check_count(self.name, "rounds", rounds)
+        self.rounds = rounds
 
     def stream(
         self,

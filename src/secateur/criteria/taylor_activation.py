@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from secateur.criteria.activation_based import ActivationCriterion, Tally, channels_first
 from secateur.criteria.base import CRITERIA
 from secateur.criteria.gradient_based import hand_over
-from secateur.errors import InputError
+from secateur.errors import InputError, suggestion
 from secateur.observing.batches import batch_loss
 from secateur.observing.following import Follower
 from secateur.observing.reading import Reading, Receive, finite_loss
@@ -19,15 +19,16 @@ from secateur.observing.standins import forward, standing_in
 
 __all__ = ["TaylorActivation"]
 
+Absolute = Literal["data", "sample"]
+
 
 @CRITERIA.register("taylor_activation")
 class TaylorActivation(ActivationCriterion):
     r"""First-order change of the loss when a channel's activation becomes zero.
 
-    Molchanov et al. 2016 (arXiv:1611.06440): \|mean over places of a · ∂L/∂a\|, the absolute value
-    taken for every sample and then averaged over samples, and divided by the layer's L2 norm,
-    which makes layers comparable. ``taylor`` is the later criterion of the same authors, on
-    weights.
+    Molchanov et al. 2016 (arXiv:1611.06440): \|mean of a · ∂L/∂a\| over samples and places, divided
+    by the layer's L2 norm, which makes layers comparable. ``taylor`` is the later criterion of the
+    same authors, on weights.
 
     Measured behind the first activation that follows the layer, in eval mode; see
     `ActivationCriterion`. The loss of a batch is taken as the mean over its samples.
@@ -36,15 +37,28 @@ class TaylorActivation(ActivationCriterion):
     ----------
     max_batches : int or None, default None
         How many batches to take from the data; None takes all of them.
+    absolute : {"data", "sample"}, default "data"
+        Whether the absolute value is that of the mean over all data, in which samples that want a
+        channel larger and smaller cancel, or is taken for every sample before they are averaged.
     """
 
     name = "taylor_activation"
     comparable: ClassVar[bool] = True
 
+    def __init__(self, max_batches: int | None = None, absolute: Absolute = "data") -> None:
+        super().__init__(max_batches)
+        if absolute not in get_args(Absolute):
+            raise InputError(
+                f"criterion 'taylor_activation': unknown absolute {absolute!r}"
+                + suggestion(str(absolute), get_args(Absolute))
+            )
+        self.absolute = absolute
+
     def measure(self, values: Tensor) -> tuple[Tensor, int] | None:
         each = values.flatten(2).mean(dim=2) if values.ndim > 2 else values
+        each = each.abs() if self.absolute == "sample" else each
         # A sample's own gradient is its share of the batch's, times their number.
-        return each.abs().sum(dim=0) * len(values), len(values)
+        return each.sum(dim=0) * len(values), len(values)
 
     def stream(
         self,
@@ -86,7 +100,7 @@ class TaylorActivation(ActivationCriterion):
                 seen.clear()
                 done += 1
         means = {
-            name: None if mean is None else mean / mean.norm().clamp(min=1e-30)
+            name: None if mean is None else mean.abs() / mean.norm().clamp(min=1e-30)
             for name, mean in tally.means(names).items()
         }
         return hand_over(reading, names, means, receive, after_batch)

@@ -108,6 +108,14 @@ class Keeper:
         self.gone = gone
         swap_data(self.parameter, data)
 
+    def put_dense(self, dense: Tensor) -> None:
+        """Take other contents: what is kept at once, what is masked when the mask goes."""
+        with torch.no_grad():
+            self.parameter.copy_(dense)
+        if self.values is not None:
+            self.values = dense[self._gone()]
+        self.rezero()
+
     def rezero(self) -> None:
         """Make the masked entries zero again."""
         with torch.no_grad():

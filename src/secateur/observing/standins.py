@@ -53,9 +53,7 @@ def forward(model: nn.Module, stand_ins: Mapping[str, Tensor], inputs: Inputs) -
     InputError
         When the model rejects the batch.
     """
-    # Buffers are copied, so that a layer that updates its own in eval mode cannot.
-    buffers = {n: b.clone() for n, b in model.named_buffers() if n not in stand_ins}
-    tensors = {**_everywhere(model, stand_ins), **buffers}
+    tensors = _everywhere(model, stand_ins)
     try:
         return torch.func.functional_call(
             model, tensors, inputs.args, inputs.kwargs, tie_weights=False
@@ -69,18 +67,22 @@ def forward(model: nn.Module, stand_ins: Mapping[str, Tensor], inputs: Inputs) -
 
 
 def _everywhere(model: nn.Module, stand_ins: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Stand-ins under the name of every place, once for each.
+    """Stand-ins and copies of buffers, under the name of every place, once for each.
 
     PyTorch does the same for tied weights, but takes a module under two names for two, and then
     leaves stand-ins in it.
     """
-    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    named = {id(tensor): name for name, tensor in model.named_parameters()}
+    named |= {id(tensor): name for name, tensor in model.named_buffers()}
+    # Buffers are copied, so that a layer that updates its own in eval mode cannot.
+    given = dict(stand_ins)
+    given |= {n: b.clone() for n, b in model.named_buffers() if n not in stand_ins}
     found = {}
     for path, module in model.named_modules():
-        for leaf, parameter in module._parameters.items():
-            name = first.get(id(parameter))
-            if name is not None and name in stand_ins:
-                found[f"{path}.{leaf}" if path else leaf] = stand_ins[name]
+        for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
+            name = named.get(id(tensor))
+            if name is not None and name in given:
+                found[f"{path}.{leaf}" if path else leaf] = given[name]
     return found
 
 

@@ -10,6 +10,7 @@ from secateur.regularizers.l0 import L0
 from secateur.regularizers.norms import L1, L2
 from secateur.regularizers.oto import OTO
 from secateur.regularizers.polarization import Polarization
+from secateur.regularizers.scaling import Scaling
 from secateur.regularizers.slimming import Slimming
 from secateur.regularizers.sr_ste import SRSTE
 from secateur.regularizers.stripe import Stripe
@@ -27,6 +28,7 @@ __all__ = [
     "GroupSparsity",
     "Polarization",
     "Regularizer",
+    "Scaling",
     "Slimming",
     "Stripe",
     "regularizer",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from secateur import specs
+from secateur.attached import Method, add_to_gradient
 from secateur.attached.checks import checked
 from secateur.errors import InputError
 from secateur.inputs import ExampleInputs
@@ -19,7 +21,7 @@ __all__ = ["REGULARIZERS", "Regularizer", "regularizer"]
 Self = TypeVar("Self", bound="Regularizer")
 
 
-class Regularizer:
+class Regularizer(Method):
     """Base of every regularizer: four calls in a training loop, the same for all.
 
     ::
@@ -40,17 +42,13 @@ class Regularizer:
     name : str
         Its name in the registry.
     model : nn.Module
-    steps : int
+    steps_done : int
         How often `after_step` was called.
     skipped : list of (str, str)
         Weights it leaves alone, and why.
     """
 
-    name: ClassVar[str]
     needs_inputs: ClassVar[bool] = False
-
-    model: nn.Module
-    skipped: list[tuple[str, str]]
 
     def attach(
         self: Self,
@@ -77,18 +75,17 @@ class Regularizer:
         UnknownNameError
             For an unknown granularity or layer.
         """
-        if hasattr(self, "model"):
-            raise InputError(f"this {self.name!r} is attached already; make one for each model")
         if self.needs_inputs and example_inputs is None:
             raise InputError(
                 f"regularizer {self.name!r} follows which channels are coupled: pass "
                 "example_inputs, what the model is called with"
             )
-        self.steps, self.skipped = 0, []
+        self.count_from_zero()
         self.find(model, example_inputs, ignore)
         self.model = model
         return self
 
+    @abstractmethod
     def find(
         self,
         model: nn.Module,
@@ -96,11 +93,10 @@ class Regularizer:
         ignore: Sequence[str | nn.Module],
     ) -> None:
         """Look up what to work on; called once, by `attach`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def penalty(self) -> Tensor:
         """The term itself, a scalar that gradients flow through."""
-        raise NotImplementedError
 
     def add_gradients(self) -> None:
         """Add the term's (sub)gradient to what ``backward`` left; call before ``optimizer.step``.
@@ -126,48 +122,7 @@ class Regularizer:
         lr : float, optional
             The learning rate of the step. Proximal maps need it; the others do not look at it.
         """
-        self.steps += 1
-
-    def finish(self) -> None:
-        """Leave a model of plain weights, with the names that it had."""
-
-    def parameters(self) -> list[nn.Parameter]:
-        """What this method trains beside the model's own, for the optimizer to take in."""
-        return []
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is needed to go on after an interruption, apart from the model's own state."""
-        return {"name": self.name, "steps": self.steps, **self.state()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave.
-
-        Raises
-        ------
-        InputError
-            When it belongs to another regularizer.
-        """
-        if state.get("name") != self.name:
-            raise InputError(
-                f"this state is of regularizer {state.get('name')!r}, not of {self.name!r}"
-            )
-        self.steps = int(state["steps"])
-        self.load(state)
-
-    def state(self) -> dict[str, Any]:
-        """What a subclass has to keep."""
-        return {}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` gave."""
-
-    @property
-    def spec(self) -> str:
-        """The line of text that builds this regularizer again."""
-        return specs.spec(self, self.name)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.spec!r})"
+        self.steps_done += 1
 
 
 REGULARIZERS: Registry[type[Regularizer]] = Registry("regularizer")
@@ -221,15 +176,6 @@ def regularizer(
     else:
         raise InputError(f"a regularizer is a name or an object, not {type(text).__name__}")
     return built.attach(model, example_inputs, ignore)
-
-
-def add_to_gradient(tensor: Tensor, extra: Tensor) -> None:
-    """Add to a gradient, or make it where there is none yet."""
-    extra = extra.detach().to(tensor.dtype)
-    if tensor.grad is None:
-        tensor.grad = extra.clone()
-    else:
-        tensor.grad.add_(extra)
 
 
 def learning_rate(name: str, lr: float | None) -> float:

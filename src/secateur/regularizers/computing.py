@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,9 @@ class Computing(Regularizer):
 
     units: SparseGranularity
 
+    @abstractmethod
     def rule(self, target: Target) -> nn.Module:
         """The rule of one weight."""
-        raise NotImplementedError
 
     def fits(self, target: Target) -> str | None:
         """Why a weight does not suit the method; None where it does."""
@@ -50,7 +51,8 @@ class Computing(Regularizer):
         return [value for each in self.computed for value in each.rule.parameters()]
 
     def finish(self) -> None:
-        for each in self.computed:
+        # The last made first, so that names come back in their order.
+        for each in reversed(self.computed):
             each.fold()
         self.computed = []
 

@@ -117,7 +117,7 @@ class GReg1(Regularizer):
 
     def after_step(self, lr: float | None = None) -> None:
         super().after_step(lr)
-        if self.steps % self.every == 0:
+        if self.steps_done % self.every == 0:
             self.grow()
 
     def grow(self) -> None:

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur.attached import Target, as_units, find_targets
-from secateur.attached.checks import checked
 from secateur.attached.targets import wide
 from secateur.inputs import ExampleInputs
-from secateur.regularizers.base import REGULARIZERS, Regularizer, learning_rate
+from secateur.regularizers.base import REGULARIZERS
+from secateur.regularizers.proximal import Proximal
 
 __all__ = ["GroupLasso"]
 
 
 @REGULARIZERS.register("group_lasso", "ssl")
-class GroupLasso(Regularizer):
+class GroupLasso(Proximal):
     """Norms of units, λ Σ √|g| ‖w_g‖₂ (structured sparsity learning, arXiv:1608.03665).
 
     Wen et al. 2016 take filters, channels and shapes as groups; any granularity does. The
@@ -54,9 +54,8 @@ class GroupLasso(Regularizer):
     def __init__(
         self, granularity: str = "filter", strength: float = 1e-4, proximal: bool = False
     ) -> None:
+        super().__init__(strength, proximal)
         self.granularity, self._units = granularity, as_units(granularity)
-        self.strength = checked(self.name, "strength", strength)
-        self.proximal = bool(proximal)
 
     def find(
         self,
@@ -76,21 +75,13 @@ class GroupLasso(Regularizer):
             terms.append((roots * norms).sum())
         return self.strength * torch.stack(terms).sum()
 
-    def add_gradients(self) -> None:
-        if not self.proximal:
-            super().add_gradients()
-
-    def after_step(self, lr: float | None = None) -> None:
-        if self.proximal:
-            step = learning_rate(self.name, lr) * self.strength
-            with torch.no_grad():
-                for target in self.targets:
-                    norms, roots = _norms(target)
-                    # A unit of norm zero stays zero whatever it is multiplied by.
-                    factor = (1.0 - step * roots / norms.clamp_min(1e-38)).clamp_min(0.0)
-                    weight = target.parameter()
-                    weight.copy_(weight * target.each(factor) + 0.0)
-        super().after_step(lr)
+    def shrink(self, step: float) -> None:
+        for target in self.targets:
+            norms, roots = _norms(target)
+            # A unit of norm zero stays zero whatever it is multiplied by.
+            factor = (1.0 - step * roots / norms.clamp_min(1e-38)).clamp_min(0.0)
+            weight = target.parameter()
+            weight.copy_(weight * target.each(factor) + 0.0)
 
 
 def _norms(target: Target) -> tuple[Tensor, Tensor]:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from secateur.attached import as_units, find_targets
-from secateur.attached.checks import checked
 from secateur.attached.targets import wide
 from secateur.inputs import ExampleInputs
-from secateur.regularizers.base import REGULARIZERS, Regularizer, learning_rate
+from secateur.regularizers.base import REGULARIZERS
+from secateur.regularizers.proximal import Proximal, soft_threshold
 
 __all__ = ["L1", "L2"]
 
 
-class _Norm(Regularizer):
+class _Norm(Proximal):
     """A sum of one term per weight."""
-
-    def __init__(self, strength: float, proximal: bool) -> None:
-        self.strength = checked(self.name, "strength", strength)
-        self.proximal = bool(proximal)
 
     def find(
         self,
@@ -38,24 +35,18 @@ class _Norm(Regularizer):
         terms = [self.term(wide(target.value)) for target in self.targets]
         return self.strength * torch.stack(terms).sum()
 
-    def add_gradients(self) -> None:
-        if not self.proximal:
-            super().add_gradients()
+    def shrink(self, step: float) -> None:
+        for target in self.targets:
+            weight = target.parameter()
+            weight.copy_(self.shrunk(weight, step))
 
-    def after_step(self, lr: float | None = None) -> None:
-        if self.proximal:
-            step = learning_rate(self.name, lr) * self.strength
-            with torch.no_grad():
-                for target in self.targets:
-                    weight = target.parameter()
-                    weight.copy_(self.shrunk(weight, step))
-        super().after_step(lr)
-
+    @abstractmethod
     def term(self, weight: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What one weight adds, before λ."""
 
+    @abstractmethod
     def shrunk(self, weight: Tensor, step: float) -> Tensor:
-        raise NotImplementedError
+        """One weight after the map of a step ηλ."""
 
 
 @REGULARIZERS.register("l1")
@@ -95,8 +86,7 @@ class L1(_Norm):
         return weight.abs().sum()
 
     def shrunk(self, weight: Tensor, step: float) -> Tensor:
-        # Adding zero turns the minus zero of a negative weight into zero.
-        return weight.sign() * (weight.abs() - step).clamp_min(0.0) + 0.0
+        return soft_threshold(weight, step)
 
 
 @REGULARIZERS.register("l2")

@@ -91,13 +91,13 @@ class OTO(Regularizer):
 
     def add_gradients(self) -> None:
         super().add_gradients()
-        if self.steps >= self.warmup:
+        if self.steps_done >= self.warmup:
             self._started = [
                 [rows.parameter.detach().clone() for rows in group.rows] for group in self.groups
             ]
 
     def after_step(self, lr: float | None = None) -> None:
-        if self.steps >= self.warmup:
+        if self.steps_done >= self.warmup:
             if self._started is None:
                 raise InputError(
                     "oto: call add_gradients() before optimizer.step(), so that the step's start "

@@ -20,14 +20,18 @@ class Polarization(Regularizer):
     r"""Scales to two clusters, λ (t Σ \|γ\| − Σ \|γ − mean γ\|) (Zhuang et al., NeurIPS 2020).
 
     The first term draws scales to zero, the second one pushes them away from the mean of all
-    scales; what is left lies near zero or clearly above, and `threshold` tells the two apart.
+    scales; what is left lies near zero or clearly above, and `threshold` tells the two apart. As in
+    the published code, scales are held between zero and a `ceiling` after every step: the second
+    term rewards large ones without end.
 
     Parameters
     ----------
     strength : float, default 1e-4
         λ.
-    t : float, default 1.2
-        Weight of the first term; more draws more scales to zero.
+    t : float, default 1.0
+        Weight of the first term; more draws more scales to zero. The published code's default.
+    ceiling : float or None, default 1.0
+        No scale is larger, or negative, after a step; None leaves them as they are.
 
     Raises
     ------
@@ -45,9 +49,10 @@ class Polarization(Regularizer):
 
     name = "polarization"
 
-    def __init__(self, strength: float = 1e-4, t: float = 1.2) -> None:
+    def __init__(self, strength: float = 1e-4, t: float = 1.0, ceiling: float | None = 1.0) -> None:
         self.strength = checked(self.name, "strength", strength)
         self.t = checked(self.name, "t", t)
+        self.ceiling = None if ceiling is None else checked(self.name, "ceiling", ceiling)
 
     def find(
         self,
@@ -61,6 +66,13 @@ class Polarization(Regularizer):
         scales = torch.cat([scale.flatten() for scale in self.scales])
         apart = (scales - scales.mean()).abs().sum()
         return self.strength * (self.t * scales.abs().sum() - apart)
+
+    def after_step(self, lr: float | None = None) -> None:
+        if self.ceiling is not None:
+            with torch.no_grad():
+                for scale in self.scales:
+                    scale.clamp_(0.0, self.ceiling)
+        super().after_step(lr)
 
     def threshold(self) -> float:
         """The middle of the widest gap between neighbouring absolute scales."""

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from secateur.attached.checks import checked
 from secateur.inputs import ExampleInputs
-from secateur.regularizers.base import REGULARIZERS, Regularizer, learning_rate
+from secateur.regularizers.base import REGULARIZERS
+from secateur.regularizers.proximal import Proximal, soft_threshold
 from secateur.regularizers.scales import find_scales
 
 __all__ = ["Slimming"]
 
 
 @REGULARIZERS.register("slimming")
-class Slimming(Regularizer):
+class Slimming(Proximal):
     r"""L1 on batch-norm scales, λ Σ \|γ\| (network slimming, arXiv:1708.06519).
 
     Liu et al. 2017 add λ sign(γ) to the gradient; `proximal` shrinks by soft thresholding
@@ -46,8 +46,7 @@ class Slimming(Regularizer):
     name = "slimming"
 
     def __init__(self, strength: float = 1e-4, proximal: bool = False) -> None:
-        self.strength = checked(self.name, "strength", strength)
-        self.proximal = bool(proximal)
+        super().__init__(strength, proximal)
 
     def find(
         self,
@@ -60,14 +59,6 @@ class Slimming(Regularizer):
     def penalty(self) -> Tensor:
         return self.strength * torch.stack([scale.abs().sum() for scale in self.scales]).sum()
 
-    def add_gradients(self) -> None:
-        if not self.proximal:
-            super().add_gradients()
-
-    def after_step(self, lr: float | None = None) -> None:
-        if self.proximal:
-            step = learning_rate(self.name, lr) * self.strength
-            with torch.no_grad():
-                for scale in self.scales:
-                    scale.copy_(scale.sign() * (scale.abs() - step).clamp_min(0.0))
-        super().after_step(lr)
+    def shrink(self, step: float) -> None:
+        for scale in self.scales:
+            scale.copy_(soft_threshold(scale, step))

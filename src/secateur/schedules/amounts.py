@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 from secateur import specs
 from secateur.attached.checks import checked
 from secateur.errors import InputError
 from secateur.registry import Registry
+from secateur.specs import Spelled
 
 __all__ = ["SCHEDULES", "Schedule", "as_schedule"]
 
 
-class Schedule:
+class Schedule(Spelled, ABC):
     """Base of every schedule: a sparsity for every step.
 
     Parameters
@@ -38,8 +40,6 @@ class Schedule:
     [0.0, 0.7875, 0.9]
     """
 
-    name = ""
-
     def __init__(
         self,
         target: float = 0.9,
@@ -55,13 +55,9 @@ class Schedule:
         self.start = int(checked(kind, "start", start))
         self.every = int(checked(kind, "every", every, low=1))
 
+    @abstractmethod
     def between(self, initial: float, target: float, progress: float) -> float:
         """The sparsity when this fraction of the way, 0 to 1, is behind."""
-        return initial + (target - initial) * self.fraction(progress)
-
-    def fraction(self, progress: float) -> float:
-        """How much of the change is made after a fraction of the time."""
-        raise NotImplementedError
 
     def sparsity(self, step: int) -> float:
         """The sparsity after a step.
@@ -79,13 +75,16 @@ class Schedule:
         last = since - since % self.every
         return self.between(self.initial, self.target, last / self.steps)
 
-    @property
-    def spec(self) -> str:
-        """The line of text that builds this schedule again."""
-        return specs.spec(self, self.name)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.spec!r})"
+class Curve(Schedule):
+    """Base of schedules that are one curve, stretched from the start to the target."""
+
+    def between(self, initial: float, target: float, progress: float) -> float:
+        return initial + (target - initial) * self.fraction(progress)
+
+    @abstractmethod
+    def fraction(self, progress: float) -> float:
+        """How much of the change is made after a fraction of the time."""
 
 
 SCHEDULES: Registry[type[Schedule]] = Registry("schedule")
@@ -107,7 +106,7 @@ def as_schedule(text: str | Schedule) -> Schedule:
 
 
 @SCHEDULES.register("one_shot")
-class OneShot(Schedule):
+class OneShot(Curve):
     """All at once, in the first step (Han et al. 2015, arXiv:1506.02626).
 
     Examples
@@ -152,7 +151,7 @@ class Iterative(Schedule):
 
 
 @SCHEDULES.register("linear")
-class Linear(Schedule):
+class Linear(Curve):
     """The same number of weights in every step (arXiv:1710.01878 with exponent 1).
 
     Examples
@@ -168,7 +167,7 @@ class Linear(Schedule):
 
 
 @SCHEDULES.register("agp", "cubic")
-class AGP(Schedule):
+class AGP(Curve):
     """Much early, little late: s = s_f + (s_i − s_f) (1 − t)³ (arXiv:1710.01878).
 
     Zhu and Gupta 2017; they prune every 100 steps.
@@ -186,7 +185,7 @@ class AGP(Schedule):
 
 
 @SCHEDULES.register("asfp")
-class ASFP(Schedule):
+class ASFP(Curve):
     """Exponential, three quarters of the way after an eighth of the time (arXiv:1808.07471).
 
     He et al. 2018 let the rate of soft filter pruning rise like this, s = a (1 − e^(−kt)), with

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from secateur import specs
-from secateur.attached import Target, find_targets
+from secateur.attached import Method, Target, find_targets
 from secateur.attached.targets import wide
 from secateur.errors import InputError
 from secateur.plan import Plan
@@ -21,7 +22,7 @@ __all__ = ["DYNAMICS", "Dynamic", "dynamic"]
 Self = TypeVar("Self", bound="Dynamic")
 
 
-class Dynamic:
+class Dynamic(Method):
     """Base of every dynamic method: three calls in a training loop, the same for all.
 
     ::
@@ -47,10 +48,7 @@ class Dynamic:
         Weights it leaves alone, and why.
     """
 
-    name: ClassVar[str]
     units: SparseGranularity
-
-    model: nn.Module
 
     def attach(
         self: Self,
@@ -72,9 +70,7 @@ class Dynamic:
         ------
         InputError, NothingToPruneError, UnknownNameError
         """
-        if hasattr(self, "model"):
-            raise InputError(f"this {self.name!r} is attached already; make one for each model")
-        self.steps_done = 0
+        self.count_from_zero()
         self.optimizer = optimizer
         self.targets, self.skipped = find_targets(model, self.units, ignore)
         for target in self.targets:
@@ -100,16 +96,9 @@ class Dynamic:
         self.steps_done += 1
         self.update()
 
+    @abstractmethod
     def update(self) -> None:
         """What a subclass does after every update."""
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """Leave plain weights, zero where `plan` says."""
-
-    def parameters(self) -> list[nn.Parameter]:
-        """What this method trains beside the model's own, for the optimizer to take in."""
-        return []
 
     @property
     def current(self) -> float:
@@ -143,43 +132,14 @@ class Dynamic:
                         held.masked_fill_(gone, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is needed to go on after an interruption, apart from the model's own state."""
-        return {
-            "name": self.name,
-            "steps": self.steps_done,
-            "zeros": {name: value.clone() for name, value in self.zeros.items()},
-            **self.state(),
-        }
+        zeros = {name: value.clone() for name, value in self.zeros.items()}
+        return {**super().state_dict(), "zeros": zeros}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave.
-
-        Raises
-        ------
-        InputError
-            When it belongs to another method.
-        """
-        if state.get("name") != self.name:
-            raise InputError(f"this state is of {state.get('name')!r}, not of {self.name!r}")
-        self.steps_done = int(state["steps"])
-        for name, value in self.zeros.items():
-            value.copy_(state["zeros"][name])
-        self.load(state)
-
-    def state(self) -> dict[str, Any]:
-        """What a subclass has to keep."""
-        return {}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` gave."""
-
-    @property
-    def spec(self) -> str:
-        """The line of text that builds this method again."""
-        return specs.spec(self, self.name)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.spec!r})"
+        if state.get("name") == self.name:
+            for name, value in self.zeros.items():
+                value.copy_(state["zeros"][name])
+        super().load_state_dict(state)
 
 
 DYNAMICS: Registry[type[Dynamic]] = Registry("dynamic method")

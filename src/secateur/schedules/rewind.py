@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.attached.checks import checked
 from secateur.errors import InputError, PlanError
+from secateur.masks import keeper_of, masks_of
 from secateur.plan import Plan
 
 __all__ = ["Rewind"]
@@ -83,29 +84,46 @@ class Rewind:
         }
 
     @torch.no_grad()
-    def weights(self, masks: Plan | Mapping[str, Tensor]) -> None:
+    def weights(self, masks: Plan | Mapping[str, Tensor] | None = None) -> None:
         """Set survivors to what they were, bit by bit, and the others to zero.
+
+        Masks that are on the model stay on it, and what they hold at zero stays zero; should
+        they be removed, those entries are what they were at step k as well.
 
         Parameters
         ----------
-        masks : Plan or dict
-            Parameter name -> True where it survives. What has no mask survives as a whole, and so
-            do buffers.
+        masks : Plan or dict, optional
+            Parameter name -> True where it survives, beside the masks that are on the model. What
+            has no mask survives as a whole, and so do buffers.
+
+        Raises
+        ------
+        InputError
+            When step k has not come yet.
+        PlanError
+            When a mask, or what was remembered, does not fit the model. It is then as it was.
         """
         saved = self._known()["tensors"]
-        chosen = masks.masks if isinstance(masks, Plan) else dict(masks)
-        tensors = self._tensors()
+        chosen = dict(masks.masks if isinstance(masks, Plan) else masks or {})
+        tensors, on = self._tensors(), masks_of(self.model)
         for name, mask in chosen.items():
+            # A weight that is computed from others is masked where it is computed.
+            if name in on and name not in tensors and mask.shape == on[name].shape:
+                continue
             if name not in tensors or tensors[name].shape != mask.shape:
                 raise PlanError(f"the mask {name!r} does not fit the model that was remembered")
         for name, tensor in tensors.items():
-            if saved[name].shape != tensor.shape:
+            if name not in saved or saved[name].shape != tensor.shape:
                 raise PlanError(
                     f"{name!r} has changed its shape since it was remembered; rewinding is for "
                     "masks, before surgery"
                 )
         for name, tensor in tensors.items():
-            tensor.copy_(saved[name])
+            before = saved[name].to(tensor.device)
+            tensor.copy_(before)
+            keeper = keeper_of(tensor)
+            if keeper is not None:
+                keeper.put_dense(before)
             if name in chosen:
                 tensor.masked_fill_(~chosen[name].to(tensor.device), 0.0)
         self.learning_rate()
@@ -137,4 +155,7 @@ class Rewind:
         return self._saved
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        """Parameters, and the buffers that a checkpoint holds; what masks are held in is not."""
+        kept = self.model.state_dict(keep_vars=True)
+        buffers = {name: value for name, value in self.model.named_buffers() if name in kept}
+        return {**dict(self.model.named_parameters()), **buffers}

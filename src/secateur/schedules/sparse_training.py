@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,13 +53,13 @@ class _Moving(Dynamic):
             self.zeros[target.name] = lowest(scores, share)
         self.zero(state=True)
 
+    @abstractmethod
     def fraction(self, step: int) -> float:
         """Share of the active units that moves at a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def growth(self, target: Target) -> Tensor:
         """Score of every unit for being grown; the highest are."""
-        raise NotImplementedError
 
     def update(self) -> None:
         share = self.fraction(self.steps_done) if self.steps_done % self.every == 0 else 0.0
@@ -70,6 +71,9 @@ class _Moving(Dynamic):
     @torch.no_grad()
     def _move(self, target: Target, share: float) -> None:
         zeros = self.zeros[target.name]
+        if not bool(zeros.any()):
+            # What an allocation leaves dense has nowhere to grow, and nothing to give up.
+            return
         strength = _sums(target, target.value).masked_fill(zeros, math.inf)
         count = math.floor(share * int((~zeros).sum()) + 1e-9)
         if count == 0:
@@ -120,7 +124,8 @@ class RigL(_Moving):
         What is there at the beginning: drawn, as in the paper, or the largest of a trained model.
     seed : int, default 0
     allocation : str, default "uniform"
-        Shares of the layers: one that does not depend on scores.
+        Shares of the layers: one that does not depend on scores. The paper's best results are
+        with ``"erk"``, which leaves small layers denser, or dense.
 
     Raises
     ------
@@ -187,7 +192,8 @@ class SET(_Moving):
     start : {"random", "magnitude"}, default "random"
     seed : int, default 0
     allocation : str, default "uniform"
-        Shares of the layers: one that does not depend on scores.
+        Shares of the layers: one that does not depend on scores. The paper starts from an
+        Erdős-Rényi graph, which ``"erk"`` is for layers without a kernel.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from secateur.sparse.nm import nm_mask
+from secateur.sparse.stripes import StripeConv2d, regroup_stripes
 from secateur.sparse.table import ROWS, SparseGranularity, as_sparse
 from secateur.sparse.tiles import Tiling
 from secateur.sparse.transposable import transposable_mask
@@ -11,10 +12,12 @@ from secateur.weights import Weight, prunable_weights
 __all__ = [
     "ROWS",
     "SparseGranularity",
+    "StripeConv2d",
     "Tiling",
     "Weight",
     "as_sparse",
     "nm_mask",
     "prunable_weights",
+    "regroup_stripes",
     "transposable_mask",
 ]

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,7 +39,9 @@ class Row:
         Sizes of the tiles, in the order in which they occur.
     needs_kernel : bool
         Whether the weight must have kernel positions: a linear layer has no stripes.
-    summary, source : str
+    summary : str
+    source : str
+        arXiv id, or authors and venue of a paper that has none.
     """
 
     name: str
@@ -134,6 +136,9 @@ class SparseGranularity:
     row: Row
     sizes: tuple[int, ...]
 
+    at_once: ClassVar[bool] = False
+    """Whether part of the zeros come with the first choice, whatever the sparsity."""
+
     def budget(self, given: object) -> dict[str, float]:
         """The budget as given, checked; the default where it is None.
 
@@ -143,6 +148,10 @@ class SparseGranularity:
             When it is malformed, or contradicts the granularity.
         """
         return check_budget(given, sparse=True)
+
+    def towards(self, sparsity: float) -> tuple[SparseGranularity, float]:
+        """What is chosen on the way to such a share of zeros, and the share that it makes zero."""
+        return self, sparsity
 
     def misfit(self, weight: Weight) -> str | None:
         """Why it cannot be applied to a weight; None where it can."""

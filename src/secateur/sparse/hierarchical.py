@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class Hierarchical(SparseGranularity):
 
     units: SparseGranularity
     within: SemiStructured
+
+    at_once: ClassVar[bool] = True
 
     def budget(self, given: object) -> dict[str, float]:
         # Without one, N:M alone decides and every unit stays.

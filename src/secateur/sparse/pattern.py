@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ class Pattern(SparseGranularity):
     sizes : tuple of int
         Of the library.
     """
+
+    at_once: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.sizes[0] > math.comb(PLACES, KEPT):

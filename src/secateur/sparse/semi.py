@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from secateur.budget import check_budget
@@ -55,10 +57,19 @@ class SemiStructured(SparseGranularity):
         if abs(checked["sparsity"] - sparsity) > 1e-3:
             raise BudgetError(
                 f"budget sparsity={checked['sparsity']:g} contradicts granularity {self.name!r}, "
-                f"which makes {sparsity:g} of the weights zero at once; leave the budget out (in "
-                "steps, take schedule='one_shot'), or choose another N:M"
+                f"which makes {sparsity:g} of the weights zero; leave the budget out, or choose "
+                "another N:M"
             )
         return checked
+
+    def towards(self, sparsity: float) -> tuple[SemiStructured, float]:
+        """More than N of every M stay on the way, M − 1 at most: 3:4 comes before 2:4."""
+        wanted = math.ceil(self.of * (1 - sparsity) - 1e-9)
+        keep = max(self.keep, min(wanted, self.of - 1))
+        if keep == self.keep:
+            return self, 1 - keep / self.of
+        name = self.name.replace(f"{self.keep}:{self.of}", f"{keep}:{self.of}", 1)
+        return dataclasses.replace(self, name=name, sizes=(keep, self.of)), 1 - keep / self.of
 
     def misfit(self, weight: Weight) -> str | None:
         outputs, inputs = weight.canonical_shape[:2]
@@ -81,5 +92,22 @@ class SemiStructured(SparseGranularity):
         chosen = Chosen()
         choice = transposable_mask if self.transposable else nm_mask
         for weight in task.weights:
-            chosen.add(weight, choice(scorer.scores(weight), self.keep, self.of).cpu())
+            scores, held = scorer.scores(weight), task.masks.get(weight.name)
+            if held is not None:
+                scores = _masked_last(scores, weight.canonical(held), self.of)
+            chosen.add(weight, choice(scores, self.keep, self.of).cpu())
         return chosen
+
+
+def _masked_last(scores: Tensor, held: Tensor, of: int) -> Tensor:
+    """Scores under which what is masked stays only where nothing else can.
+
+    Examples
+    --------
+    >>> _masked_last(torch.tensor([[1.0, 3.0]]), torch.tensor([[True, False]]), 2)
+    tensor([[ 1., -8.]])
+    """
+    low, high = scores.aminmax()
+    # Below any sum of differences in a tile, so that no other gain makes up for it.
+    below = low - of * of * (high - low).clamp_min(torch.finfo(scores.dtype).tiny) - 1
+    return torch.where(held.to(scores.device), scores, below)

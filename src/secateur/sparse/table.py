@@ -17,7 +17,8 @@ ROWS: dict[str, Row] = {
     row.name: row
     for row in [
         Row("element", "o i k", (), False, "single weights (unstructured)", "1506.02626"),
-        Row("vector", "o/V i k", (16,), False, "V outputs at one input and position", "2005.10891"),
+        Row("vector", "o/V i k", (16,), False, "V outputs at one input and position",
+            "Chen et al., SC 2021"),
         Row("run", "o i/V k", (4,), False, "V inputs in a row at one output", "1705.08922"),
         Row("row", "o i (w)", (), True, "rows of kernels", "1705.08922"),
         Row("block", "o/R i/C k", (4, 4), False, "tiles of R outputs by C inputs", "1705.08922"),
