@@ -85,6 +85,8 @@ class Criterion(Spelled, ABC):
     additive : bool
         True if `finish` returns the sums, so that the mean over batches of data may be taken of
         the sums: memory then does not grow with the number of batches.
+    parts : bool
+        True if parts of weights can be scored, and not only whole channels.
     pairwise : bool
         True if what `stream` hands over for a weight is a matrix over its inputs, two by two: a
         member's `grad` is then ``[n, n]``, added up over the positions of every unit.
@@ -117,6 +119,7 @@ class Criterion(Spelled, ABC):
     reads_weights: ClassVar[bool] = True
     comparable: ClassVar[bool] = False
     additive: bool = False
+    parts: ClassVar[bool] = False
     pairwise: ClassVar[bool] = False
     ordered: ClassVar[bool] = False
     rounds: int = 1

@@ -29,6 +29,8 @@ class BNScale(ElementwiseCriterion):
 
     name = "bn_scale"
     comparable = True
+    # A factor belongs to a whole channel.
+    parts = False
     unjudged = "no batch norm with a scale, which criterion 'bn_scale' ranks by"
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class ElementwiseCriterion(Criterion):
     class holds on two dimensions (the diagonal of a square weight on a residual stream) counts
     once for each.
     """
+
+    parts: ClassVar[bool] = True
 
     @abstractmethod
     def elements(self, weight: Tensor, grad: Tensor | None) -> Tensor:

@@ -25,6 +25,7 @@ class Random(Criterion):
     """
 
     name = "random"
+    parts = True
     reads_weights = False
     unjudged = "no parameters"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class FunctionCriterion(Criterion):
     The function gets a float32 (or float64) tensor with one row per unit and returns one score
     per row, lower goes first; scores are added up over the weights of a group.
     """
+
+    parts: ClassVar[bool] = True
 
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
         self.function = function

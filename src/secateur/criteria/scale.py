@@ -43,6 +43,8 @@ class Scale(ElementwiseCriterion):
 
     name = "scale"
     comparable = True
+    # A factor belongs to a whole channel.
+    parts = False
     unjudged = "no scaling factor, which criterion 'scale' ranks by"
 
     def __init__(self) -> None:

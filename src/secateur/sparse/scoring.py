@@ -63,7 +63,7 @@ class SparseScorer:
         progress: Progress | None = None,
         inputs: Inputs | None = None,
     ) -> None:
-        if not isinstance(criterion, (ElementwiseCriterion, FunctionCriterion, Random)):
+        if not criterion.parts:
             raise InputError(
                 f"criterion {criterion.name!r} scores whole channels, not parts of weights; use "
                 "granularity 'channel', 'filter' or 'neuron' with it, or a criterion that scores "
