@@ -37,7 +37,9 @@ class Row:
         Sizes of the tiles, in the order in which they occur.
     needs_kernel : bool
         Whether the weight must have kernel positions: a linear layer has no stripes.
-    summary, source : str
+    summary : str
+    source : str
+        The paper: its arXiv number, or authors and year.
     """
 
     name: str
