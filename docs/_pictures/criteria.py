@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from docs._pictures.drawing import FAINT, GONE, INK, KEPT, OTHER, panels, picture
@@ -60,7 +62,6 @@ def bn_scale() -> Figure:
         colours = [GONE if unit in gone else KEPT for unit in range(len(values))]
         places = np.arange(start, start + len(values))
         left.bar(places, values, color=colours, width=0.8)
-        left.text(places.mean(), 0.02 + left.get_ylim()[1], "", ha="center")
         start += len(values) + 2
     left.axhline(highest, color=INK, linewidth=0.8, linestyle=":")
     left.set(title="bn_scale: |γ| of two layers, one threshold", xticks=[7.5, 29.5])
@@ -104,7 +105,7 @@ def fpgm() -> Figure:
     figure, axes = panels()
     for each, name in zip(axes, ("fpgm", "magnitude:view=producer"), strict=True):
         plan = sc.prune(
-            nn.Sequential(*map(_copied, model)),
+            copy.deepcopy(model),
             torch.zeros(1, 2),
             criterion=name,
             budget={"params": 0.67},
@@ -121,12 +122,6 @@ def fpgm() -> Figure:
     axes[0].set_ylabel("second weight")
     axes[0].legend(loc="lower left")
     return figure
-
-
-def _copied(layer: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(layer)
 
 
 @picture("criteria/synflow")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import torch
 from docs._pictures.drawing import GONE, INK, KEPT, OTHER, panels, picture
 from docs._pictures.nets import batches, dense, trained
 from docs._pictures.units import (
+    CONV,
     DATA,
+    NORM,
     RELU,
     against_loss,
     against_magnitude,
     ranked,
     removed,
     scores,
-    without,
 )
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ of_activations("mean_activation", "mean absolute activation")
 @picture("criteria/obd")
 def obd() -> Figure:
     torch.manual_seed(0)
-    inputs = torch.randn(256, 2) * torch.tensor([0.25, 1.5])
+    inputs = torch.randn(256, 2) * torch.tensor([0.5, 1.5])
     model = nn.Sequential(nn.Linear(2, 1, bias=False))
     best = torch.tensor([[1.6, 0.7]])
     with torch.no_grad():
@@ -89,6 +89,9 @@ def obd() -> Figure:
     return figure
 
 
+FAINTER = 1e-3
+
+
 def flow(model: nn.Module) -> float:
     """The squared norm of the gradient over the data."""
     losses = [functional.cross_entropy(model(x), labels) for x, labels in batches()[:DATA]]
@@ -96,18 +99,29 @@ def flow(model: nn.Module) -> float:
     return float(sum(gradient.square().sum() for gradient in gradients))
 
 
+def fainter(model: nn.Sequential, channel: int) -> nn.Sequential:
+    """A copy in which everything that makes or reads one channel is a little smaller."""
+    model = copy.deepcopy(model)
+    rows = [model[CONV].weight, model[CONV].bias, model[NORM].weight, model[NORM].bias]
+    with torch.no_grad():
+        for tensor in rows:
+            tensor[channel] *= 1 - FAINTER
+        model[-1].weight[:, 4 * channel : 4 * channel + 4] *= 1 - FAINTER
+    return model
+
+
 @picture("criteria/grasp")
 def grasp() -> Figure:
     figure, (left, right) = panels()
     model = trained()
     own, before = scores(model, "grasp"), flow(model)
-    changes = np.array([flow(without(model, unit)) - before for unit in range(len(own))])
+    slopes = [(flow(fainter(model, unit)) - before) / FAINTER for unit in range(len(own))]
     gone = removed(model, "grasp")
     colours = [GONE if unit in gone else KEPT for unit in range(len(own))]
-    left.scatter(own, changes, c=colours, s=22)
+    left.scatter(own, slopes, c=colours, s=22)
     left.axvline(0, color=INK, linewidth=0.8, linestyle=":")
     left.axhline(0, color=INK, linewidth=0.8, linestyle=":")
-    left.set(title="Measured change of |g|² without the channel", xlabel="grasp (orange: goes)")
+    left.set(title="Measured slope of |g|² as the channel fades", xlabel="grasp (orange: goes)")
     against_magnitude(right, "grasp")
     return figure
 
@@ -158,7 +172,7 @@ def maps_of(model: nn.Sequential, images: Tensor) -> Tensor:
 
 @picture("criteria/hrank")
 def hrank() -> Figure:
-    figure, (left, right) = panels()
+    figure, (left, right) = panels(width_ratios=[1.5, 1])
     model = trained()
     own = scores(model, "hrank")
     rows = [int(own.argmin()), int(own.argmax())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -73,8 +74,6 @@ def panels(count: int = 2, **options: Any) -> tuple[Figure, Any]:
 
 def drawn(page: str) -> str:
     """The picture of a page as SVG, the same on every run."""
-    import io
-
     buffer = io.StringIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -83,5 +82,5 @@ def drawn(page: str) -> str:
     text = buffer.getvalue()
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # Two decimals are a hundredth of a pixel; more only make the file large.
-    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
+    text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"

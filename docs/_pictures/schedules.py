@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from docs._pictures.drawing import FAINT, GONE, INK, KEPT, panels, picture
 from matplotlib.figure import Figure
 
@@ -19,7 +21,7 @@ def draw(name: str) -> Figure:
         values = [100 * schedule.sparsity(step) for step in steps]
         if other == name:
             curve.plot(steps, values, color=KEPT, marker="o", zorder=3)
-            removed = [after - before for before, after in zip(values, values[1:], strict=False)]
+            removed = [after - before for before, after in itertools.pairwise(values)]
             bars = each.bar(steps[1:], removed, width=0.7, color=GONE)
             each.bar_label(bars, fmt="%.0f", padding=1, fontsize=8, color=INK)
         else:

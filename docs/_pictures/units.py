@@ -75,7 +75,7 @@ def against_magnitude(axes: Any, criterion: str, model: nn.Module | None = None)
     for label, chosen, colour, marker in kinds:
         points = sorted(chosen)
         axes.plot(magnitude[points], own[points], marker, color=colour, label=label)
-    axes.set(xlabel="magnitude", title=f"{name} of {len(own)} channels against magnitude")
+    axes.set(xlabel="magnitude", title=f"{name} against magnitude")
     axes.margins(y=0.12)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, columnspacing=1.0)
 
@@ -107,5 +107,6 @@ def against_loss(axes: Any, criterion: str) -> None:
     for channel, (score, change) in enumerate(zip(own, changes, strict=True)):
         axes.plot(score, change, "o", color=GONE if channel in gone else KEPT)
     axes.set(xscale="log", yscale="log", xlabel=f"{criterion.partition(':')[0]} (orange: goes)")
-    axes.set_title("Measured |change of the loss| without the channel")
+    axes.xaxis.set_minor_formatter("")
+    axes.set_title("Measured |Δ loss| without the channel")
     axes.grid(color=FAINT, linewidth=0.5)
