@@ -86,6 +86,7 @@ bench: $(BENCH)
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.nm_masks
+	$(BIN)/python -m benchmarks.global_magnitude
 
 coverage: $(BENCH)
 	$(BIN)/python -m benchmarks.coverage $(ARGS)

@@ -58,12 +58,18 @@ def main() -> None:
     start = time.perf_counter()
     (with_secateur if request["tool"] == "secateur" else with_torch)(model, names)
     seconds = time.perf_counter() - start
-    extra = max(peak_mb() - before, 0.0)
+    extra, left = max(peak_mb() - before, 0.0), resident_mb() - before
     with torch.no_grad():
         tensors = [model.get_submodule(name.rpartition(".")[0]).weight for name in names]
         zeros = sum(int((tensor == 0).sum()) for tensor in tensors)
         total = sum(tensor.numel() for tensor in tensors)
-    record = {"seconds": seconds, "extra_mb": extra, "zeros": zeros / total}
+    record = {
+        "seconds": seconds,
+        "extra_mb": extra,
+        "left_mb": left,
+        "zeros": zeros / total,
+        "weights": total,
+    }
     Path(sys.argv[2]).write_text(json.dumps(record))
 
 

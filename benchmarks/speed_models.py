@@ -31,13 +31,18 @@ LLAMA = {
     "use_cache": False,
 }
 
+# Layers and vocabulary, by parameters. PyTorch's own global pruning holds over 50 bytes for every
+# weight, so 24 GB of memory hold the first one's and not the second's.
+FLOAT32_LLAMAS = {"llama_374m_float32": (4, 32_000), "llama_1b_float32": (10, 128_256)}
+
 
 def build(name: str) -> tuple[nn.Module, Any]:
     """Return a model in eval mode and one example."""
     torch.manual_seed(0)
-    if name == "llama_1b_float32":
-        # A billion parameters: what PyTorch's own pruning needs on top has to fit as well.
-        return _llama(torch.float32, 10).eval(), {"input_ids": torch.arange(1, 33)[None]}
+    if name in FLOAT32_LLAMAS:
+        layers, vocabulary = FLOAT32_LLAMAS[name]
+        model = _llama(torch.float32, layers, vocabulary)
+        return model.eval(), {"input_ids": torch.arange(1, 33)[None]}
     if name.startswith("llama"):
         return _llama().eval(), {"input_ids": torch.arange(1, 33)[None]}
     architectures.import_torchvision()
@@ -46,7 +51,9 @@ def build(name: str) -> tuple[nn.Module, Any]:
     return torchvision.models.get_model(name, weights=None).eval(), torch.randn(1, 3, 224, 224)
 
 
-def _llama(dtype: torch.dtype = torch.bfloat16, layers: int = 16) -> nn.Module:
+def _llama(
+    dtype: torch.dtype = torch.bfloat16, layers: int = 16, vocabulary: int = 128_256
+) -> nn.Module:
     architectures.import_torchvision()
     import transformers
 
@@ -56,7 +63,9 @@ def _llama(dtype: torch.dtype = torch.bfloat16, layers: int = 16) -> nn.Module:
         # Initialising 1.5 billion normals takes longer than everything that is measured.
         with torch.device("meta"):
             model = transformers.LlamaForCausalLM(
-                transformers.LlamaConfig(**{**LLAMA, "num_hidden_layers": layers})
+                transformers.LlamaConfig(
+                    **{**LLAMA, "num_hidden_layers": layers, "vocab_size": vocabulary}
+                )
             )
         model = model.to_empty(device="cpu")
     finally:

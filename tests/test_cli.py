@@ -289,3 +289,25 @@ def test_two_in_four_needs_no_budget(tmp_path: Path) -> None:
     result = call("prune", *SMALL, "--granularity", "2:4", "--out", out)
     assert result.exit_code == 0, result.output
     assert out.exists()
+
+
+def test_what_becomes_zero_is_removed_on_request(tmp_path: Path) -> None:
+    masked, small = tmp_path / "masked.safetensors", tmp_path / "small.safetensors"
+    options = ("--granularity", "element", "--budget", "sparsity=0.995")
+    assert call("prune", *SMALL, *options, "--out", masked).exit_code == 0
+    result = call("prune", *SMALL, *options, "--compact", "--out", small)
+    assert result.exit_code == 0, result.output
+    assert "smaller against model with its zeros: error" in " ".join(result.stdout.split())
+    assert small.stat().st_size < masked.stat().st_size
+
+    both = call("prune", *SMALL, "--compact", "--plan", tmp_path / "plan.json", "--out", small)
+    assert both.exit_code == 2
+    assert "--compact makes a second plan" in both.stderr
+
+
+def test_nothing_to_compact_is_a_note(tmp_path: Path) -> None:
+    out = tmp_path / "sparse.safetensors"
+    result = call("prune", *SMALL, "--granularity", "2:4", "--compact", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "no unit of the model is all-zero" in result.stderr
+    assert out.exists()

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from secateur.criteria import (
     score_classes,
 )
-from secateur.criteria.batches import batch_loss
 from secateur.criteria.gradients import stream_gradients
+from secateur.observing.batches import batch_loss
 
 
 def test_dict_batches_use_the_models_own_loss() -> None:

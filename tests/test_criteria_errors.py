@@ -23,8 +23,8 @@ from secateur.criteria import (
     as_criterion,
     score_classes,
 )
-from secateur.criteria.batches import read_batch
 from secateur.errors import CriterionError, InputError, UnknownNameError
+from secateur.observing.batches import read_batch
 
 
 def test_taylor_without_data() -> None:

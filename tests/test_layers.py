@@ -17,18 +17,23 @@ registry inputs locate files quiet tensors bits
 specs container progress budget
 graph plan data
 masks
-profiling surgery scoped ignored
+weights
+observing
+layerwise
+profiling surgery scoped ignored replay
 criteria allocation granularity
-costs verify persist export
+costs verify persist export idle
 selection recover models
 sparse
 attached
 regularizers schedules
 callbacks
 request result
+refit choose
 decide sparsify
+proof
 prune
-pruner report
+pruner report compact
 demo
 cli
 """

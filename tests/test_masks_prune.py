@@ -365,7 +365,7 @@ def test_a_failed_cut_puts_masks_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model = net()
     sc.prune(model, images(), granularity="element", budget={"sparsity": 0.3})
     before = snapshot(model)
-    monkeypatch.setattr(sys.modules["secateur.prune"], "difference", lambda *given: (1.0, 1.0))
+    monkeypatch.setattr(sys.modules["secateur.proof"], "difference", lambda *given: (1.0, 1.0))
     with pytest.raises(sc.errors.ParityError):
         sc.prune(model, images(), budget={"macs": 0.5})
     same(before, snapshot(model))

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from secateur import errors
     from secateur.callbacks import follow, huggingface_callback, lightning_callback
+    from secateur.compact import compact
     from secateur.export import export
     from secateur.graph import Graph, trace
     from secateur.masks import apply_masks, finalize, masks_of, remove_masks
@@ -36,6 +37,7 @@ _HOMES = {
     "Result": "secateur.result",
     "Rewind": "secateur.schedules",
     "apply_masks": "secateur.masks",
+    "compact": "secateur.compact",
     "dynamic": "secateur.schedules",
     "export": "secateur.export",
     "finalize": "secateur.masks",
@@ -65,6 +67,7 @@ __all__ = [
     "Result",
     "Rewind",
     "apply_masks",
+    "compact",
     "dynamic",
     "errors",
     "export",

@@ -11,8 +11,7 @@ import dataclasses
 import numpy as np
 from torch import Tensor, nn
 
-from secateur.costs import CostModel
-from secateur.criteria import Scorer, Scores
+from secateur.choose import ByBudget, Chooser
 from secateur.errors import InputError, NothingToPruneError
 from secateur.granularity import Granularity
 from secateur.graph.constraints import Fix
@@ -21,7 +20,7 @@ from secateur.graph.trace import Node, Trace, named_state
 from secateur.inputs import Inputs
 from secateur.plan import Plan, Rescale
 from secateur.request import Request
-from secateur.selection import Selection, select
+from secateur.selection import Selection
 from secateur.surgery.apply import cut, renumber
 from secateur.surgery.attempt import Attempt, ScaleChange
 from secateur.surgery.expected import ExpectedSizes
@@ -49,7 +48,7 @@ class Decision:
     plan: Plan
     graph: Graph
     selection: Selection
-    scores: Scores
+    skipped: list[tuple[str, str]]
     attempt: Attempt
 
 
@@ -59,6 +58,7 @@ def decide(
     recorded: Trace,
     request: Request,
     known: Amendments | None = None,
+    choose: Chooser | None = None,
 ) -> Decision:
     """Choose what goes, until the model's code is known to run with it.
 
@@ -66,6 +66,8 @@ def decide(
     ----------
     known : Amendments, optional
         What is known about the model's code already; grows with what is found out.
+    choose : callable, optional
+        ``graph -> Choice``; by scores and the request's budget if not given.
 
     Raises
     ------
@@ -73,9 +75,7 @@ def decide(
     """
     known = Amendments() if known is None else known
     made: dict[str, int] | None = None
-    scorer = Scorer(
-        model, request.criterion, request.data, request.loss, request.seed, inputs=inputs
-    )
+    choose = ByBudget(model, inputs, request) if choose is None else choose
     for _ in range(ROUNDS):
         graph = Graph(
             model,
@@ -88,20 +88,8 @@ def decide(
         )
         assert isinstance(request.granularity, Granularity)
         _restrict(model, graph, request.granularity)
-        costs = CostModel(graph, model)
-        scores = scorer.classes(graph)
-        base = request.base or costs(np.zeros(graph.n_classes, dtype=bool))
-        selection = select(
-            graph,
-            costs,
-            scores,
-            request.allocation,
-            request.budget,
-            base=base,
-            min_keep=request.min_keep,
-            round_to=request.round_to,
-            comparable=request.criterion.comparable,
-        )
+        choice = choose(graph)
+        selection = choice.selection
         sizes = ExpectedSizes(graph, selection.removed)
         plan = draft(model, graph, selection.removed, sizes)
         plan.settings = dict(request.settings)
@@ -123,7 +111,7 @@ def decide(
         if stubborn:
             known.constraints.extend(stubborn)
             continue
-        return Decision(plan, graph, selection, scores, tried)
+        return Decision(plan, graph, selection, choice.skipped, tried)
     raise InputError("the model's code could not be followed; try form='graph'")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -10,13 +9,17 @@ import torch
 from torch import nn
 
 from secateur.allocation import Allocation
+from secateur.choose import Chooser
 from secateur.criteria import Criterion
 from secateur.decide import Decision, decide
 from secateur.errors import InputError, ParityError
 from secateur.granularity import Granularity
 from secateur.graph.trace import Trace, record
 from secateur.inputs import ExampleInputs, Inputs, as_inputs
+from secateur.layerwise import Refit
 from secateur.profiling.recorded import profile_recorded
+from secateur.proof import Proof
+from secateur.refit import check_data, refit
 from secateur.request import Request, check_model, resolve
 from secateur.result import GroupSummary, Result
 from secateur.sparse.table import SparseGranularity
@@ -24,8 +27,7 @@ from secateur.sparsify import sparsify
 from secateur.surgery.apply import apply_plan, check_fits
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.obstacles import Amendments, fix_parting
-from secateur.surgery.transaction import Snapshot, transaction
-from secateur.verify import TOLERANCE, difference, masked_outputs, outputs
+from secateur.surgery.transaction import transaction
 
 __all__ = ["prune", "prune_traced"]
 
@@ -164,13 +166,25 @@ def prune_traced(
     verify: bool,
     optimizer: torch.optim.Optimizer | None = None,
     ema: nn.Module | None = None,
+    choose: Chooser | None = None,
+    proof: Proof | None = None,
 ) -> Result:
-    """Prune on a resolved request, with non-zero entries counted; see :func:`prune`."""
+    """Prune on a resolved request, with non-zero entries counted; see :func:`prune`.
+
+    Parameters
+    ----------
+    choose : callable, optional
+        What goes; by scores and the request's budget if not given.
+    proof : Proof, optional
+        What the smaller model has to equal, default the masked one.
+    """
     recorded = record(model, inputs)
     before = profile_recorded(model, recorded, nonzero)
     full = {name for name, p in model.named_parameters() if nonzero.get(name) == p.numel()}
     _check_optimizer(model, optimizer)
-    decision, error = _cut(model, inputs, recorded, request, verify, optimizer, ema)
+    check_data(request)
+    proof = (proof or Proof([inputs])) if verify else None
+    decision, error, refits = _cut(model, inputs, recorded, request, choose, proof, optimizer, ema)
     plan, graph = decision.plan, decision.graph
     # What had no zeros has none now, unless a new scale made some of its entries too small.
     full -= {entry.name for entry in plan.rescaled}
@@ -185,7 +199,9 @@ def prune_traced(
         )
         for group, (gone, size) in zip(graph.groups, decision.selection.counts, strict=True)
     ]
-    return Result(model, plan, before, after, _skipped(decision), error, groups)
+    narrowed = plan.narrow_inputs(inputs)
+    skipped = _skipped(decision)
+    return Result(model, plan, before, after, skipped, error, groups, narrowed, refits)
 
 
 def _cut(
@@ -193,22 +209,24 @@ def _cut(
     inputs: Inputs,
     recorded: Trace,
     request: Request,
-    verify: bool,
+    choose: Chooser | None,
+    proof: Proof | None,
     optimizer: torch.optim.Optimizer | None,
     ema: nn.Module | None,
-) -> tuple[Decision, float | None]:
+) -> tuple[Decision, float | None, list[Refit]]:
     """Decide and carry out; decide anew where the code proves to take another way."""
     known = Amendments()
     while True:
-        decision = decide(model, inputs, recorded, request, known)
+        decision = decide(model, inputs, recorded, request, known, choose)
         if ema is not None:
             check_fits(decision.plan, ema)
         try:
             with transaction(model) as snapshot:
-                if verify:
-                    return decision, _verified(model, inputs, decision, snapshot, optimizer, ema)
+                error = None if proof is None else proof.error(model, decision, snapshot)
+                refitted = refit(model, inputs, decision.plan, request)
                 apply_plan(decision.plan, model, optimizer, ema)
-                return decision, None
+                refitted.write(model)
+                return decision, error, refitted.refits
         except ParityError:
             sizes = ExpectedSizes(decision.graph, decision.selection.removed)
             parted = decision.attempt.parted
@@ -235,46 +253,8 @@ def _after_trace(decision: Decision, model: nn.Module, inputs: Inputs) -> Trace:
     return record(model, decision.plan.narrow_inputs(inputs))
 
 
-def _verified(
-    model: nn.Module,
-    inputs: Inputs,
-    decision: Decision,
-    snapshot: Snapshot,
-    optimizer: torch.optim.Optimizer | None,
-    ema: nn.Module | None,
-) -> float:
-    plan, graph, removed = decision.plan, decision.graph, decision.selection.removed
-
-    def compare(precision: torch.dtype | None) -> tuple[float, float]:
-        masked = masked_outputs(model, inputs, graph, plan, removed, precision)
-        apply_plan(plan, model)
-        narrowed = plan.narrow_inputs(inputs)
-        found = difference(outputs(model, narrowed, graph, precision), masked)
-        snapshot.restore()
-        return found
-
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    tolerance = max((TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
-    # Half precision rounds too much to compare in, and takes longer than single on many CPUs.
-    halves = dtypes & {torch.float16, torch.bfloat16}
-    error, relative = compare(torch.float32 if halves else None)
-    if not relative <= tolerance and math.isfinite(relative) and not halves:
-        # Rounding, or a wrong index? Double precision tells them apart.
-        tolerance = 1e-6
-        _, relative = compare(torch.float64)
-    if not relative <= tolerance:
-        raise ParityError(
-            f"the smaller model differs from the masked one by {relative:.3g} of the largest "
-            f"output (tolerance {tolerance:g}); the model was restored"
-        )
-    apply_plan(plan, model, optimizer, ema)
-    return error
-
-
 def _skipped(decision: Decision) -> list[tuple[str, str]]:
     listed = dict(decision.graph.protected)
-    judged = decision.scores.judged
-    for group in decision.graph.groups:
-        if not judged[group.classes].any():
-            listed.setdefault(group.name, decision.scores.reason)
+    for name, reason in decision.skipped:
+        listed.setdefault(name, reason)
     return list(listed.items())

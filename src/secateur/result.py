@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from torch import nn
 
+from secateur.inputs import Inputs
+from secateur.layerwise import Refit
 from secateur.plan import Plan
 from secateur.profiling import Profile
 
@@ -49,6 +52,10 @@ class Result:
         Largest absolute difference between the smaller and the masked model over the example
         inputs; None when verification was switched off.
     groups : list of GroupSummary
+    inputs : Inputs
+        The example inputs, without what the model no longer takes.
+    refits : list of Refit
+        What a criterion that changes the survivors gained, weight by weight.
     """
 
     model: nn.Module
@@ -58,6 +65,27 @@ class Result:
     skipped: list[tuple[str, str]]
     error: float | None
     groups: list[GroupSummary]
+    inputs: Inputs
+    refits: list[Refit] = dataclasses.field(default_factory=list)
+
+    def compact(self, **options: Any) -> Result:
+        """Remove what has become all-zero; see :func:`secateur.compact`, whose options it takes.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from secateur import prune
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> with torch.no_grad():
+        ...     net[2].weight[:, [1, 6]] = 1e-9
+        >>> x, budget = torch.randn(3, 4), {"sparsity": 4 / 48}
+        >>> result = prune(net, x, granularity="element", budget=budget)
+        >>> result.compact().plan.removed["0.weight"]
+        {0: [1, 6]}
+        """
+        from secateur.compact import compact
+
+        return compact(self.model, self.inputs, **options)
 
     def __repr__(self) -> str:
         macs = self.after.macs / max(self.before.macs, 1)

@@ -37,7 +37,7 @@ def select(
     costs: CostModel,
     scores: Scores,
     allocation: Allocation,
-    budget: dict[str, float],
+    budget: dict[str, float] | None,
     *,
     base: dict[str, int],
     min_keep: int = 1,
@@ -48,6 +48,8 @@ def select(
 
     Parameters
     ----------
+    budget : dict or None
+        None removes all that may go.
     base : dict
         Cost of the dense model that the fractions refer to.
     min_keep : int, default 1
@@ -88,7 +90,8 @@ def select(
     by_group = np.argsort(owner, kind="stable")
     ends = np.cumsum(np.bincount(owner, minlength=len(groups)))
     which = np.split(unit[by_group], ends[:-1])
-    targets = {key: fraction * base[key] for key, fraction in budget.items()}
+    wanted = budget or {}
+    targets = {key: fraction * base[key] for key, fraction in wanted.items()}
 
     def counts_at(prefix: int) -> list[int]:
         asked = np.bincount(owner[:prefix], minlength=len(groups))
@@ -109,9 +112,9 @@ def select(
 
     if not met(len(order)):
         raise BudgetError(
-            _too_tight(graph, costs(removed_at(len(order))), base, budget, min_keep, round_to)
+            _too_tight(graph, costs(removed_at(len(order))), base, wanted, min_keep, round_to)
         )
-    prefix = _first(met, len(order))
+    prefix = len(order) if budget is None else _first(met, len(order))
     counts = counts_at(prefix)
     sizes = [(count, group.size) for count, group in zip(counts, groups, strict=True)]
     return Selection(removed_at(prefix), sizes)

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from secateur.allocation import Allocation
 from secateur.errors import NothingToPruneError, ParityError
 from secateur.inputs import Inputs, evaluating, named_tensors, run
+from secateur.layerwise import Amount
 from secateur.masks import Place, effective, mask_at, places
 from secateur.plan import Plan
 from secateur.profiling import profile
+from secateur.refit import check_data, refit
 from secateur.request import Request
 from secateur.result import GroupSummary, Result
 from secateur.sparse.base import SparseGranularity, Task
 from secateur.sparse.scoring import SparseScorer
 from secateur.sparse.tiles import Tiling
-from secateur.sparse.weights import Weight, prunable_weights
 from secateur.surgery.apply import apply_plan
 from secateur.surgery.transaction import transaction
 from secateur.verify import difference
+from secateur.weights import Weight, prunable_weights
 
 __all__ = ["sparsify"]
 
@@ -40,6 +43,7 @@ def sparsify(
     ema: nn.Module | None = None,
 ) -> Result:
     """Prune to a sparsity on a resolved request; see :func:`secateur.prune`."""
+    check_data(request)
     before = profile(model, inputs)
     weights, skipped = _weights(model, request, granularity)
     criterion, allocation = request.criterion, request.allocation
@@ -57,7 +61,10 @@ def sparsify(
         allocation,
         request.min_keep,
         {weight.name: mask for weight in weights if (mask := masks[weight.name]) is not None},
-        functools.partial(allocation.ranked, squared=criterion.squared),
+        # Scores that no allocation changes need not be made all at once.
+        None
+        if type(allocation).ranked is Allocation.ranked
+        else functools.partial(allocation.ranked, squared=criterion.squared),
         allocation.by_row(criterion.scope),
     )
     chosen = granularity.choose(task)
@@ -66,12 +73,24 @@ def sparsify(
         kept, held = weight.stored(chosen.masks[weight.name]), masks[weight.name]
         plan.masks[weight.name] = kept.contiguous() if held is None else kept & held
         plan.shapes[weight.name] = list(weight.shape)
+    refitted = refit(model, inputs, plan, request, *_amounts(granularity, plan, masks))
     with transaction(model):
         expected = _masked_outputs(model, inputs, plan) if verify else None
         apply_plan(plan, model, optimizer, ema)
         error = None if expected is None else _compared(model, inputs, expected)
+        refitted.write(model)
     groups = [GroupSummary(weight.name, (), *chosen.counts[weight.name]) for weight in weights]
-    return Result(model, plan, before, profile(model, inputs), skipped, error, groups)
+    after = profile(model, inputs)
+    return Result(model, plan, before, after, skipped, error, groups, inputs, refitted.refits)
+
+
+def _amounts(
+    granularity: SparseGranularity, plan: Plan, masks: Mapping[str, Tensor | None]
+) -> tuple[dict[str, Amount], dict[str, Tensor]]:
+    """How much of every weight goes, where the criterion may choose which; what is gone already."""
+    amounts = {name: granularity.amount(kept) for name, kept in plan.masks.items()}
+    held = {name: mask for name, mask in masks.items() if mask is not None}
+    return {name: each for name, each in amounts.items() if each is not None}, held
 
 
 def _weights(

@@ -1,11 +1,14 @@
-"""A tensor's contents exchanged, the object kept."""
+"""Contents of tensors: exchanged while the object is kept, and taken out by a mask."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["swap_data"]
+__all__ = ["INTEGERS", "swap_data", "taken"]
+
+# Integers as wide as an element, by which NumPy moves what it has no type for, such as bfloat16.
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def swap_data(tensor: Tensor, data: Tensor) -> None:
@@ -27,3 +30,20 @@ def swap_data(tensor: Tensor, data: Tensor) -> None:
         other = torch.float32 if data.dtype == torch.float64 else torch.float64
         tensor.data = data.new_empty(0, dtype=other)
     tensor.data = data
+
+
+def taken(tensor: Tensor, mask: Tensor) -> Tensor:
+    """A copy of the entries where a mask of the tensor's shape is True, in index order.
+
+    Examples
+    --------
+    >>> taken(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True, False], [True, True]]))
+    tensor([1., 3., 4.])
+    """
+    plain = INTEGERS.get(tensor.element_size())
+    strided = tensor.layout is torch.strided and not tensor.is_quantized
+    if tensor.device.type != "cpu" or plain is None or not strided or not tensor.dim():
+        return tensor[mask]
+    # PyTorch would first list the places, at 8 bytes each.
+    values = tensor.detach().view(plain).numpy()[mask.numpy()]
+    return torch.from_numpy(values).view(tensor.dtype)

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.errors import InputError
 from secateur.graph.graph import Graph
 from secateur.graph.lanes import Lane
 from secateur.graph.propagate import Reduction
-from secateur.graph.trace import INCIDENTAL, Node, Ref, canonical
+from secateur.graph.trace import Node, Ref
 from secateur.inputs import Inputs, evaluating, named_tensors, run
 from secateur.plan import Plan
+from secateur.replay import Replay
 from secateur.scoped import scoped
 
 __all__ = ["TOLERANCE", "Outputs", "difference", "masked_outputs", "outputs"]
@@ -77,27 +76,17 @@ def masked_outputs(
         return {name: tensor.clone() for name, tensor in named_tensors(result)}
 
 
-class _LeaveOut(TorchDispatchMode):
+class _LeaveOut(Replay):
     """Leaves removed indices out of every operation that mixes them."""
 
     def __init__(self, graph: Graph, removed: np.ndarray) -> None:
-        super().__init__()
+        super().__init__(graph.trace)
         self.graph = graph
         self.kept = ~removed
-        self.essential = graph.trace.essential()
-        self.position = 0
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    def carry_out(
+        self, node: Node, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
-        node = self._recorded(func)
-        if node is None:
-            return func(*args, **kwargs)
         reduction = self.graph.propagation.reductions.get(node.index)
         if reduction is None:
             return self._defined(node, func(*args, **kwargs))
@@ -107,20 +96,6 @@ class _LeaveOut(TorchDispatchMode):
         if reduction.exact_with_zeros:
             return func(*self._zeroed(node, args, reduction, stays), **kwargs)
         return self._left_out(node, func, args, kwargs, reduction, stays)
-
-    def _recorded(self, func: Any) -> Node | None:
-        """The recorded operation that this one is; incidental ones come and go with strides."""
-        op = canonical(func._schema.name)
-        if op in INCIDENTAL or self.position >= len(self.essential):
-            return None
-        node = self.essential[self.position]
-        if canonical(node.op) != op:
-            raise InputError(
-                f"the model runs other operations on the same inputs ({op} after {node.op}); "
-                "make its forward pass deterministic, or pass verify=False"
-            )
-        self.position += 1
-        return node
 
     def _defined(self, node: Node, result: Any) -> Any:
         """Zeroed rows that a weight is divided by leave 0/0 behind, where nothing is kept."""

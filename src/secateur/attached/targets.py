@@ -13,7 +13,7 @@ from secateur.errors import InputError, NothingToPruneError
 from secateur.ignored import ignored_tensors
 from secateur.sparse.table import SparseGranularity
 from secateur.sparse.tiles import Tiling
-from secateur.sparse.weights import Weight, prunable_weights
+from secateur.weights import Weight, prunable_weights
 
 __all__ = ["Skipped", "Target", "find_targets", "require_plain"]
 

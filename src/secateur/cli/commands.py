@@ -17,6 +17,7 @@ from secateur.cli.options import (
     Weights,
     parse_budget,
 )
+from secateur.errors import InputError, NothingToPruneError
 
 __all__ = ["demo", "export", "profile", "prune", "version"]
 
@@ -94,6 +95,9 @@ def prune(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Prove it against the masked model.")
     ] = True,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Then remove what has become all-zero.")
+    ] = False,
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="Write the plan as JSON, too.")
     ] = None,
@@ -102,6 +106,10 @@ def prune(
     """Prune a model to a budget and save it."""
     # Without one, the granularity has its own default.
     limits = parse_budget(budget) if budget else None
+    if compact and plan is not None:
+        raise InputError("--compact makes a second plan and --plan writes one; leave one of them")
+
+    from rich.markup import escape
 
     from secateur.cli.show import show_pruned
     from secateur.persist import save
@@ -109,6 +117,7 @@ def prune(
     from secateur.prune import prune as run
 
     console, progress = consoles()
+    compacted, note = None, ""
     with Steps(progress if progress.is_terminal else None) as steps:
         with steps.step("Building the model"):
             net, inputs, random = open_model(
@@ -140,6 +149,14 @@ def prune(
                 seed=seed,
                 verify=verify,
             )
+        if compact:
+            with steps.step("Compacting"):
+                try:
+                    compacted = result.compact(
+                        ignore=ignore or (), round_to=round_to, min_keep=min_keep, verify=verify
+                    )
+                except NothingToPruneError as error:
+                    note = str(error)
         with steps.step("Saving"):
             saved = save(net, out)
             if plan is not None:
@@ -148,6 +165,10 @@ def prune(
     if random:
         progress.print(RANDOM)
     show_pruned(console, result, model, verbose=verbose)
+    if compacted is not None:
+        show_pruned(console, compacted, model, verbose=verbose)
+    elif note:
+        progress.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     console.print(f"saved: [bold]{saved}[/] ({saved.stat().st_size:,} bytes)", soft_wrap=True)
     if plan is not None:
         console.print(f"plan: [bold]{plan}[/]", soft_wrap=True)

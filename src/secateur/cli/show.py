@@ -51,9 +51,11 @@ def show_pruned(console: Console, result: Result, name: str, *, verbose: bool) -
             f"format or kernel uses them; proof: {verified}"
         )
     else:
+        compacted = "compact" in result.plan.settings
+        against = "model with its zeros" if compacted else "masked model"
         console.print(
             f"{name}: {touched} of {len(result.groups)} coupled groups pruned; "
-            f"smaller against masked model: {verified}"
+            f"smaller against {against}: {verified}"
         )
     if not result.skipped:
         return

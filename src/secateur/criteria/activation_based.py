@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from secateur.criteria.base import Criterion, Kind
-from secateur.criteria.following import Follower
 from secateur.criteria.gradient_based import check_count, hand_over
-from secateur.criteria.reading import Reading, Receive
-from secateur.criteria.standins import forward, standing_in
+from secateur.observing.following import Follower
+from secateur.observing.reading import Reading, Receive
+from secateur.observing.standins import forward, standing_in
 
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member

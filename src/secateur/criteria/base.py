@@ -12,12 +12,13 @@ from torch import Tensor
 
 from secateur import specs
 from secateur.criteria.gradients import stream_gradients
-from secateur.criteria.reading import Reading, Receive
 from secateur.errors import InputError, suggestion
+from secateur.observing.reading import Reading, Receive
 from secateur.registry import Registry
 
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member
+    from secateur.layerwise import Refit, Survivors
 
 __all__ = ["CRITERIA", "Criterion", "Kind", "Scores", "View", "is_matrix"]
 
@@ -84,6 +85,12 @@ class Criterion(ABC):
     additive : bool
         True if `finish` returns the sums, so that the mean over batches of data may be taken of
         the sums: memory then does not grow with the number of batches.
+    pairwise : bool
+        True if what `stream` hands over for a weight is a matrix over its inputs, two by two: a
+        member's `grad` is then ``[n, n]``, added up over the positions of every unit.
+    ordered : bool
+        True if scores depend on the order in which a tensor holds its entries, as a sweep over
+        columns does, or blocks of neighbours.
     unjudged : str
         Why a class can be without a score.
 
@@ -109,6 +116,8 @@ class Criterion(ABC):
     reads_weights: ClassVar[bool] = True
     comparable: ClassVar[bool] = False
     additive: bool = False
+    pairwise: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
     unjudged: ClassVar[str] = "no weight in the chosen view"
 
     def __init__(self, view: View = "group") -> None:
@@ -168,6 +177,26 @@ class Criterion(ABC):
             Seeded by the caller.
         """
         return sums
+
+    @property
+    def updates(self) -> bool:
+        """Whether what survives is changed as well; see `refit`."""
+        return False
+
+    def refit(self, survivors: Survivors) -> list[Refit]:
+        """Change what survives, in ``survivors.model``, to make up for what went.
+
+        Parameters
+        ----------
+        survivors : Survivors
+            A pruned copy of the model, to be changed, beside the model, which is not.
+
+        Returns
+        -------
+        list of Refit
+            What the change gained, weight by weight, where that is known.
+        """
+        return []
 
     @property
     def streams(self) -> bool:

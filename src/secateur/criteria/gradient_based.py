@@ -9,8 +9,8 @@ from torch import Tensor
 
 from secateur.criteria.base import Kind, View
 from secateur.criteria.elementwise import ElementwiseCriterion
-from secateur.criteria.reading import Reading, Receive
 from secateur.errors import InputError
+from secateur.observing.reading import Reading, Receive
 
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member

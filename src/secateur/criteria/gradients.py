@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.batches import Loss, batch_loss
-from secateur.criteria.reading import Progress, Reading, Receive, finite_loss
-from secateur.criteria.standins import forward, standing_in
+from secateur.observing.batches import Loss, batch_loss
+from secateur.observing.reading import Progress, Reading, Receive, finite_loss
+from secateur.observing.standins import forward, standing_in
 
 __all__ = ["Progress", "stream_gradients"]
 

@@ -10,8 +10,8 @@ from secateur.criteria.base import CRITERIA
 from secateur.criteria.gradient_based import GradientCriterion, hand_over
 from secateur.criteria.hessian import Product, each_hessian
 from secateur.criteria.means import Mean
-from secateur.criteria.reading import Reading, Receive
 from secateur.errors import InputError
+from secateur.observing.reading import Reading, Receive
 
 __all__ = ["GraSP"]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from secateur.criteria.batches import batch_loss
-from secateur.criteria.reading import Reading, finite_loss
-from secateur.criteria.standins import forward, standing_in
 from secateur.errors import CriterionError, first_line
+from secateur.observing.batches import batch_loss
+from secateur.observing.reading import Reading, finite_loss
+from secateur.observing.standins import forward, standing_in
 
 __all__ = ["Product", "each_hessian"]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,11 +10,11 @@ from torch import Tensor
 
 from secateur.criteria.elementwise import working_dtype
 from secateur.criteria.gradients import stream_gradients
-from secateur.criteria.reading import Reading
 from secateur.errors import InputError
 from secateur.inputs import named_tensors, replace_tensors
+from secateur.observing.reading import Reading
 
-__all__ = ["Mean", "mean_gradients", "sample_gradients"]
+__all__ = ["Mean", "each_sample_gradient", "mean_gradients", "sample_gradients"]
 
 
 class Mean:
@@ -78,23 +77,51 @@ def sample_gradients(
     """
     first, second = Mean(), Mean()
 
-    def receive(name: str, weight: Tensor, gradient: Tensor | None) -> None:
-        given = _given(gradient)
-        given = given.to(working_dtype(given.dtype))
-        first.add(name, given)
-        second.add(name, given.square())
+    def receive(name: str, gradient: Tensor) -> None:
+        first.add(name, gradient)
+        second.add(name, gradient.square())
 
-    plain = dataclasses.replace(reading, progress=None)
-    done = stream_gradients(
+    done = each_sample_gradient(reading, names, receive)
+    return first.over(done), second.over(done)
+
+
+def each_sample_gradient(
+    reading: Reading, names: Iterable[str], receive: Callable[[str, Tensor], None]
+) -> int:
+    """Hand over the gradients of every sample's own loss, in working precision.
+
+    Parameters
+    ----------
+    reading : Reading
+    names : iterable of str
+        Parameters.
+    receive : callable
+        ``(parameter, gradient)``; a parameter that no loss depends on is left out.
+
+    Returns
+    -------
+    int
+        Number of samples.
+
+    Raises
+    ------
+    InputError
+        When a batch has no tensor to count its samples by.
+    """
+
+    def handed(name: str, weight: Tensor, gradient: Tensor | None) -> None:
+        given = _given(gradient)
+        receive(name, given.to(working_dtype(given.dtype)))
+
+    return stream_gradients(
         reading.model,
         names,
         _Samples(reading),
-        receive,
+        handed,
         after_batch=lambda: None,
-        loss=plain.loss,
-        seed=plain.seed,
+        loss=reading.loss,
+        seed=reading.seed,
     )
-    return first.over(done), second.over(done)
 
 
 class _Samples:

@@ -14,8 +14,8 @@ from secateur.criteria.elementwise import working_dtype
 from secateur.criteria.gradient_based import GradientCriterion, check_count, hand_over
 from secateur.criteria.hessian import Product, each_hessian
 from secateur.criteria.means import Mean, sample_gradients
-from secateur.criteria.reading import Reading, Receive
 from secateur.errors import InputError, suggestion
+from secateur.observing.reading import Reading, Receive
 
 __all__ = ["OBD", "Curvature"]
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from secateur import specs
 from secateur.criteria.base import CRITERIA, Criterion, Kind
-from secateur.criteria.batches import Loss
-from secateur.criteria.reading import Progress, Reading
 from secateur.errors import InputError
 from secateur.inputs import ExampleInputs, as_inputs
+from secateur.observing.batches import Loss
+from secateur.observing.reading import Progress, Reading
 
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member

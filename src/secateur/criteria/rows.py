@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["blocks_of", "rows_at"]
+__all__ = ["blocks_at", "blocks_of", "rows_at"]
 
 
 def blocks_of(units: np.ndarray, group_of_unit: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -72,3 +72,25 @@ def rows_at(tensor: Tensor, dim: int, where: np.ndarray) -> Tensor:
         return flat.view(len(where), -1) if flat.is_contiguous() else flat.reshape(len(where), -1)
     chosen = flat.index_select(0, torch.as_tensor(index, device=tensor.device))
     return chosen.view(len(where), -1)
+
+
+def blocks_at(matrix: Tensor, where: np.ndarray) -> Tensor:
+    """Add a matrix over positions up to one over units.
+
+    Parameters
+    ----------
+    matrix : Tensor, shape [size, size]
+    where : ndarray of int, shape [n, positions each]
+
+    Returns
+    -------
+    Tensor of shape [n, n]
+
+    Examples
+    --------
+    >>> blocks_at(torch.ones(4, 4), np.array([[0, 2]]))
+    tensor([[4.]])
+    """
+    index = torch.as_tensor(where.reshape(-1), device=matrix.device)
+    count, each = where.shape
+    return matrix[index][:, index].reshape(count, each, count, each).sum((1, 3))

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criteria.base import Criterion, Scores
-from secateur.criteria.batches import Loss
 from secateur.criteria.checks import check_finished, check_rows, not_finite
 from secateur.criteria.elementwise import ElementwiseCriterion, Workspace, sums_along, working_dtype
-from secateur.criteria.entries import Key, Piece, collect, pieces_of
-from secateur.criteria.reading import Progress
+from secateur.criteria.entries import Entry, Key, Piece, collect, pieces_of
 from secateur.criteria.resolve import as_criterion, reading_for
-from secateur.criteria.rows import rows_at
+from secateur.criteria.rows import blocks_at, rows_at
 from secateur.criteria.weights import effective_weight
 from secateur.errors import InputError
 from secateur.inputs import ExampleInputs
+from secateur.observing.batches import Loss
+from secateur.observing.reading import Progress
 
 if TYPE_CHECKING:
     from secateur.graph import Graph
@@ -110,6 +110,8 @@ class Scorer:
         # One table of vectors; one per batch where their scores cannot be averaged beforehand.
         self._found: list[Found] = []
         self._workspace = Workspace()
+        # What a pairwise criterion found for every tensor, by its id.
+        self._pairs: dict[int, Tensor] = {}
 
     def classes(self, graph: Graph) -> Scores:
         """Score every class that is not protected; the others count as not judged.
@@ -163,7 +165,9 @@ class Scorer:
         known = self._found[0] if self._found else {}
         missing = [piece for piece in pieces if piece.key not in known]
         if missing:
-            if criterion.streams:
+            if criterion.pairwise:
+                self._read_pairs(missing, entries)
+            elif criterion.streams:
                 self._read_data(missing)
             else:
                 self._read_weights(missing)
@@ -228,6 +232,22 @@ class Scorer:
                 "batches every time, such as a DataLoader or a list"
             )
 
+    def _read_pairs(self, missing: list[Piece], entries: list[Entry]) -> None:
+        """Score from matrices that are kept: other units are other blocks of them."""
+        if not self._found:
+            self._found.append({})
+            tensors = {id(entry.tensor) for entry in entries}
+            names = [name for name, p in self.model.named_parameters() if id(p) in tensors]
+
+            def receive(name: str, weight: Tensor, signal: Tensor | None) -> None:
+                assert signal is not None
+                self._pairs[id(self.model.get_parameter(name))] = signal
+
+            self.criterion.stream(self.reading, names, receive, lambda: None)
+        for key, same in _by_tensor(missing).items():
+            weight = same[0].entry.tensor
+            self._found[0].update(self._member_scores(same, weight, self._pairs[key]))
+
     def _member_scores(self, pieces: list[Piece], weight: Tensor, grad: Tensor | None) -> Found:
         """Score the pieces of one tensor."""
         criterion, found = self.criterion, Found()
@@ -245,7 +265,9 @@ class Scorer:
                     grad_rows = None if grad is None else grad[:, None]
                 else:
                     rows = rows_at(weight, entry.member.dim, piece.where).to(dtype)
-                    if grad is not None:
+                    if grad is not None and criterion.pairwise:
+                        grad_rows = blocks_at(grad, piece.where)
+                    elif grad is not None:
                         grad_rows = rows_at(grad, entry.member.dim, piece.where).to(dtype)
                 scores = criterion.member_scores(entry.member, rows, grad_rows, entry.kind)
                 if scores is not None:

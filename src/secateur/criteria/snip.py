@@ -9,7 +9,7 @@ from torch import Tensor
 from secateur.criteria.base import CRITERIA
 from secateur.criteria.gradient_based import GradientCriterion, hand_over
 from secateur.criteria.means import mean_gradients
-from secateur.criteria.reading import Reading, Receive
+from secateur.observing.reading import Reading, Receive
 
 __all__ = ["SNIP"]
 

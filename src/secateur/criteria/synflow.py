@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from secateur.criteria.base import CRITERIA, View
 from secateur.criteria.gradient_based import GradientCriterion, hand_over
-from secateur.criteria.reading import Reading, Receive
-from secateur.criteria.standins import forward, standing_in
 from secateur.errors import CriterionError, InputError
 from secateur.inputs import Inputs, named_tensors
+from secateur.observing.reading import Reading, Receive
+from secateur.observing.standins import forward, standing_in
 
 __all__ = ["SynFlow"]
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from secateur.criteria.activation_based import ActivationCriterion, Tally, channels_first
 from secateur.criteria.base import CRITERIA
-from secateur.criteria.batches import batch_loss
-from secateur.criteria.following import Follower
 from secateur.criteria.gradient_based import hand_over
-from secateur.criteria.reading import Reading, Receive, finite_loss
-from secateur.criteria.standins import forward, standing_in
 from secateur.errors import InputError
+from secateur.observing.batches import batch_loss
+from secateur.observing.following import Follower
+from secateur.observing.reading import Reading, Receive, finite_loss
+from secateur.observing.standins import forward, standing_in
 
 __all__ = ["TaylorActivation"]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from secateur.criteria.base import CRITERIA, Criterion, Kind, View
 from secateur.criteria.elementwise import ElementwiseCriterion
 from secateur.criteria.gradient_based import check_count, hand_over
-from secateur.criteria.reading import Reading, Receive
-from secateur.criteria.standins import forward, standing_in
-from secateur.criteria.watching import Product, Watcher
 from secateur.errors import InputError
+from secateur.observing.reading import Reading, Receive
+from secateur.observing.standins import forward, standing_in
+from secateur.observing.watching import Product, Watcher
 
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member

@@ -86,6 +86,7 @@ class Propagation:
         self.static = [value.kind in ("state", "constant") for value in trace.values]
         self.roots: dict[int, int] = {}
         self.reductions: dict[int, Reduction] = {}
+        self.contractions: dict[int, list[list[tuple[int, int]]]] = {}
         self.splits: dict[int, Split] = {}
         self.renumbered: list[tuple[str, Lane]] = []
         self.scales: dict[int, Lane] = {}
@@ -194,6 +195,14 @@ class Propagation:
         entry = self.reductions.setdefault(self._node.index, Reduction([], True))
         entry.lanes.extend(found)
         entry.exact_with_zeros = entry.exact_with_zeros and exact_with_zeros
+
+    def contracts(self, *factors: tuple[int, int]) -> None:
+        """Note that the running operation sums over products along these (value, dim)s.
+
+        What any of the factors is zero in contributes nothing, so that nobody reads it there.
+        """
+        assert self._node is not None
+        self.contractions.setdefault(self._node.index, []).append(list(factors))
 
     def broadcast(self, refs: Sequence[Ref | int], shape: Sequence[int]) -> Layout:
         """The lanes of an element-wise result: whatever meets in a dimension is tied."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
-from secateur.tensors import swap_data
+from secateur.tensors import swap_data, taken
 
 __all__ = ["KEEPERS", "Keeper", "keeper_of", "keepers", "kept_here", "link", "own", "unlink"]
 
@@ -64,7 +64,8 @@ class Keeper:
 
     def __init__(self, parameter: Tensor, mask: Tensor) -> None:
         self.parameter = parameter
-        self.gone = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
+        nothing = torch.zeros((), dtype=torch.bool, device=parameter.device)
+        self.gone = nothing.expand(parameter.shape)
         self.values: Tensor | None = parameter.detach().new_empty(0)
         self.masks_gradients = True
         self._handle: RemovableHandle | None = None
@@ -78,10 +79,9 @@ class Keeper:
 
     def dense(self) -> Tensor:
         """A copy of the parameter with the old values at masked places."""
-        data = self.parameter.detach()
-        if self.values is None or not self.values.numel():
-            return data.clone()
-        return data.masked_scatter(self._gone(), self.values.to(data.device, data.dtype))
+        dense = self._dense()
+        own = dense.data_ptr() == self.parameter.data_ptr()
+        return dense.clone() if own else dense
 
     def change(self, mask: Tensor, *, restore: bool = False) -> None:
         """Take another mask.
@@ -93,17 +93,18 @@ class Keeper:
         restore : bool, default False
             Whether entries that come back take their old values; they start from zero otherwise.
         """
-        dense = self.dense()
+        dense = self._dense()
         gone = ~mask.to(dense.device)
-        self.values = dense[gone]
+        self.values = taken(dense, gone)
         self.gone = gone
         data = dense if restore else self.parameter.detach()
-        # Into memory of its own: whoever holds the old data can put it back.
-        swap_data(self.parameter, data.masked_fill(gone, 0))
+        # Into memory of its own: whoever holds the old data can put it back. And laid out alike,
+        # which masked_fill alone is not where the mask is laid out otherwise.
+        swap_data(self.parameter, data.clone().masked_fill_(gone, 0))
 
     def reshape(self, data: Tensor, dense: Tensor, gone: Tensor) -> None:
         """Follow surgery: other contents, what is masked in them, and what that was."""
-        self.values = None if self.values is None else dense[gone]
+        self.values = None if self.values is None else taken(dense, gone)
         self.gone = gone
         swap_data(self.parameter, data)
 
@@ -171,6 +172,13 @@ class Keeper:
             self.detach()
         vars(self).update(state)
         self.attach()
+
+    def _dense(self) -> Tensor:
+        """As `dense`, but the parameter's own memory where nothing is masked."""
+        data = self.parameter.detach()
+        if self.values is None or not self.values.numel():
+            return data
+        return data.masked_scatter(self._gone(), self.values.to(data.device, data.dtype))
 
     def _gone(self) -> Tensor:
         if self.gone.device != self.parameter.device:

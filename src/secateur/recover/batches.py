@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.batches import read_batch
 from secateur.errors import InputError, first_line
 from secateur.inputs import Inputs, named_tensors
+from secateur.observing.batches import read_batch
 
 __all__ = ["count_hits", "device_of", "examples_in", "forward", "predict"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from secateur.criteria.batches import read_batch
 from secateur.errors import InputError
 from secateur.inputs import Inputs, in_eval_mode
+from secateur.observing.batches import read_batch
 from secateur.recover.batches import device_of, forward
 
 __all__ = ["recalibrate_batchnorm"]

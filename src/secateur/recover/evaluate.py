@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from secateur.criteria.batches import Loss, default_loss
 from secateur.errors import InputError
 from secateur.inputs import evaluating
+from secateur.observing.batches import Loss, default_loss
 from secateur.recover.batches import count_hits, examples_in, predict
 
 __all__ = ["Score", "Tally", "accuracy", "evaluate"]

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from secateur.criteria.batches import Loss, batch_loss
 from secateur.errors import InputError, UnknownNameError, suggestion
+from secateur.observing.batches import Loss, batch_loss
 from secateur.recover.batches import device_of, predict
 from secateur.recover.evaluate import Tally, evaluate
 

@@ -6,7 +6,7 @@ from secateur.sparse.nm import nm_mask
 from secateur.sparse.table import ROWS, SparseGranularity, as_sparse
 from secateur.sparse.tiles import Tiling
 from secateur.sparse.transposable import transposable_mask
-from secateur.sparse.weights import Weight, prunable_weights
+from secateur.weights import Weight, prunable_weights
 
 __all__ = [
     "ROWS",

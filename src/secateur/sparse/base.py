@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from secateur.allocation import Allocation
 from secateur.budget import check_budget
+from secateur.layerwise import Amount
 from secateur.sparse.select import Layer, removed_per_row, removed_under
-from secateur.sparse.tiles import Tiling
-from secateur.sparse.weights import Weight
+from secateur.sparse.tiles import Tiling, count_true
+from secateur.weights import Weight
 
 if TYPE_CHECKING:
     from secateur.sparse.scoring import SparseScorer
@@ -68,8 +70,9 @@ class Task:
         Units that every weight keeps at least.
     masks : dict
         Weight name -> mask that is on it already, True where kept, as the module stores it.
-    ranked : callable
-        Scores of one weight's units -> what they are ranked by against those of others.
+    ranked : callable, optional
+        Scores of one weight's units -> what they are ranked by against those of others; the
+        scores themselves without one.
     by_row : bool
         Whether units compete with those of their own output only.
     """
@@ -80,7 +83,7 @@ class Task:
     allocation: Allocation
     min_keep: int = 1
     masks: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    ranked: Callable[[Tensor], Tensor] = lambda scores: scores
+    ranked: Callable[[Tensor], Tensor] | None = None
     by_row: bool = False
 
     def zeros(self, weight: Weight, tiling: Tiling) -> Tensor | None:
@@ -88,7 +91,8 @@ class Task:
         mask = self.masks.get(weight.name)
         if mask is None:
             return None
-        return tiling.sums((~weight.canonical(mask)).to(torch.int64))
+        gone = ~weight.canonical(mask)
+        return gone if math.prod(tiling.tile) == 1 else tiling.sums(gone.to(torch.int64))
 
 
 @dataclasses.dataclass
@@ -163,6 +167,18 @@ class SparseGranularity:
             tile.append(size if spanned else 1)
         return Tiling(tuple(shape), tuple(tile))
 
+    def amount(self, kept: Tensor) -> Amount | None:
+        """How much of a weight a mask takes, where only the number matters; None elsewhere.
+
+        Parameters
+        ----------
+        kept : Tensor of bool
+            True where kept.
+        """
+        if self.row.name != "element":
+            return None
+        return Amount(zeros=kept.numel() - int(kept.sum()))
+
     def choose(self, task: Task) -> Chosen:
         """Decide which entries of the weights stay.
 
@@ -175,7 +191,8 @@ class SparseGranularity:
         scorer = task.scorer(units)
 
         def score(weight: Weight) -> Tensor:
-            return task.ranked(scorer.scores(weight))
+            scores = scorer.scores(weight)
+            return scores if task.ranked is None else task.ranked(scores)
 
         layers = [
             Layer(
@@ -184,6 +201,7 @@ class SparseGranularity:
                 functools.partial(score, weight),
                 task.min_keep,
                 task.zeros(weight, tiling),
+                functools.partial(scorer.runs, weight) if task.ranked is None else None,
             )
             for weight, tiling in units
         ]
@@ -194,11 +212,11 @@ class SparseGranularity:
         else:
             removed = removed_under(layers, shapes, sparsity, task.allocation)
         chosen = Chosen()
-        for weight, tiling in units:
-            gone, held = removed[weight.name], task.zeros(weight, tiling)
-            chosen.masks[weight.name] = ~tiling.spread(gone)
-            empty = gone if held is None else gone | (held == tiling.sizes())
-            chosen.counts[weight.name] = (tiling.count, tiling.count - int(empty.sum()))
+        for layer in layers:
+            gone, count = removed.pop(layer.name), layer.tiling.count
+            empty = gone if layer.gone is None else gone | layer.gone
+            chosen.counts[layer.name] = (count, count - count_true(empty))
+            chosen.masks[layer.name] = ~layer.tiling.spread(gone)
         return chosen
 
     def _tile_sizes(self) -> list[int | None]:

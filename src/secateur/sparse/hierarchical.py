@@ -16,7 +16,7 @@ from secateur.sparse.nm import nm_mask
 from secateur.sparse.select import Layer, removed_globally, zeros_per_layer, zeros_wanted
 from secateur.sparse.semi import SemiStructured
 from secateur.sparse.tiles import Tiling
-from secateur.sparse.weights import Weight
+from secateur.weights import Weight
 
 __all__ = ["Hierarchical", "nm_within"]
 

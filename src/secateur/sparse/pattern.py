@@ -22,7 +22,7 @@ from secateur.sparse.select import (
     zeros_wanted,
 )
 from secateur.sparse.tiles import Tiling
-from secateur.sparse.weights import Weight
+from secateur.weights import Weight
 
 __all__ = ["Pattern", "best_patterns", "frequent_patterns", "natural_patterns"]
 

@@ -14,9 +14,9 @@ from secateur.graph.coupling import Group, Member
 from secateur.graph.trace import named_state
 from secateur.inputs import ExampleInputs, Inputs, as_inputs, evaluating, named_tensors, run
 from secateur.sparse.permutation import best_order, ideal, retained
-from secateur.sparse.weights import Weight, prunable_weights
 from secateur.surgery.transaction import swap_data, transaction
 from secateur.verify import difference
+from secateur.weights import Weight, prunable_weights
 
 __all__ = ["Permutation", "PermutedLayer", "permute_for_nm"]
 

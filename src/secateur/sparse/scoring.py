@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from secateur.criteria import Criterion, ElementwiseCriterion, FunctionCriterion, Random
-from secateur.criteria.batches import Loss
 from secateur.criteria.elementwise import working_dtype
-from secateur.criteria.reading import Progress, Reading
 from secateur.criteria.resolve import reading_for
 from secateur.errors import CriterionError, InputError
 from secateur.inputs import Inputs
 from secateur.masks import effective
+from secateur.observing.batches import Loss
+from secateur.observing.reading import Progress, Reading
+from secateur.sparse.threshold import RUN
 from secateur.sparse.tiles import Tiling
-from secateur.sparse.weights import Weight
+from secateur.weights import Weight
 
 __all__ = ["SparseScorer"]
+
+# PyTorch works on fewer entries than 2^15 without waiting for its other threads.
+SERIAL = 1 << 14
 
 
 class SparseScorer:
@@ -89,11 +95,48 @@ class SparseScorer:
                 tensor = self._tensor(weight)
                 values = weight.canonical(tensor).to(working_dtype(tensor.dtype), copy=True)
                 scores = self._judged(values, None, tiling)
-        if not bool(torch.isfinite(scores).all()):
-            raise CriterionError(
-                f"criterion {criterion.name!r} returned NaN or infinity for {weight.name!r}"
-            )
+        self._check(scores, weight)
         return scores
+
+    def runs(self, weight: Weight) -> Iterator[Tensor]:
+        """The same scores in runs of the units' order, ``[units of the run]``.
+
+        Where every entry is scored on its own, no more than a run is made at a time; it is
+        overwritten by the next.
+
+        Raises
+        ------
+        CriterionError
+            As `scores` does.
+        """
+        tiling, criterion = self.tilings[weight.name], self.criterion
+        if (
+            weight.name in self._means
+            or not isinstance(criterion, ElementwiseCriterion)
+            or math.prod(tiling.tile) > 1
+        ):
+            yield from self.scores(weight).flatten().split(RUN)
+            return
+        entries = weight.canonical(self._tensor(weight)).flatten()
+        dtype = working_dtype(entries.dtype)
+        held = torch.empty(min(RUN, len(entries)), dtype=dtype, device=entries.device)
+        step = SERIAL if entries.device.type == "cpu" else RUN
+        for run in entries.split(RUN):
+            scores = held[: len(run)]
+            for piece, part in zip(run.split(step), scores.split(step), strict=True):
+                found = criterion.elements(part.copy_(piece), None)
+                if found is not part:
+                    part.copy_(found)
+            self._check(scores, weight)
+            yield scores
+
+    def _check(self, scores: Tensor, weight: Weight) -> None:
+        plain = scores.device.type == "cpu" and not scores.requires_grad
+        finite = np.isfinite(scores.numpy()) if plain else torch.isfinite(scores)
+        if not bool(finite.all()):
+            raise CriterionError(
+                f"criterion {self.criterion.name!r} returned NaN or infinity for {weight.name!r}"
+            )
 
     def _judged(self, values: Tensor, grad: Tensor | None, tiling: Tiling) -> Tensor:
         criterion = self.criterion

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from secateur.allocation import Allocation
 from secateur.errors import BudgetError
-from secateur.sparse.threshold import Cut, Ranked, find_cut, ordered
-from secateur.sparse.tiles import Tiling
+from secateur.sparse.threshold import RUN, Cut, Ranked, find_cut, ordered
+from secateur.sparse.tiles import Tiling, count_true
 
 __all__ = [
     "Layer",
@@ -39,6 +40,9 @@ class Layer:
     zeros : Tensor, shape [*grid], optional
         Entries of every unit that are masked already. A unit of nothing else goes before all
         others, and of the others only what is not zero yet counts.
+    runs : callable, optional
+        Yields the same scores in runs of the units' order, ``[units of the run]``, where they
+        need not be made all at once. A run may be overwritten by the next.
 
     Attributes
     ----------
@@ -54,61 +58,88 @@ class Layer:
         score: Callable[[], Tensor],
         min_keep: int = 1,
         zeros: Tensor | None = None,
+        runs: Callable[[], Iterable[Tensor]] | None = None,
     ) -> None:
         self.name, self.tiling, self.min_keep = name, tiling, min(min_keep, tiling.count)
-        self._score = score
-        sizes = tiling.sizes()
+        self._score, self._runs = score, runs
         self.each = math.prod(tiling.tile)
-        self.sizes = None if bool((sizes == self.each).all()) else sizes
+        self.sizes = None if tiling.even else tiling.sizes()
         self.entries = math.prod(tiling.shape)
         self.gone: Tensor | None = None
         self.already = 0
         if zeros is not None and bool(zeros.any()):
-            self.gone = zeros == sizes
-            partly = torch.where(self.gone, 0, zeros)
+            self.gone = zeros == (self.each if self.sizes is None else self.sizes)
+            partly = zeros.masked_fill(self.gone, 0)
             self.already = int(partly.sum())
             if self.already:
-                self.sizes = sizes - partly
-
-    def scores(self) -> Tensor:
-        """One score per unit, ``[units]``; infinite for those that stay whatever comes."""
-        scores = self._score().detach().cpu().float().flatten().clone()
-        if self.gone is not None:
-            scores[self.gone.flatten()] = -math.inf
-        if self.min_keep:
-            least = scores.topk(self.min_keep).values[-1]
-            above, equal = scores > least, (scores == least).nonzero()[:, 0]
-            # Of equal scores the lowest index goes first, so the last ones stay.
-            scores[equal[len(equal) - self.min_keep + int(above.sum()) :]] = math.inf
-            scores[above] = math.inf
-        return scores
+                self.sizes = tiling.sizes() - partly
 
     def plain(self) -> Tensor:
         """The scores without a floor, ``[*grid]``; what is masked already goes first."""
         scores = self._score().detach().cpu().float()
         return scores if self.gone is None else scores.masked_fill(self.gone, -math.inf)
 
+    def ranked(self) -> Iterator[Ranked]:
+        """Scores of runs of units, in their order, and how many entries go with every unit."""
+        start = 0
+        runs = self._score().flatten().split(RUN) if self._runs is None else self._runs()
+        for run in runs:
+            here = slice(start, start + len(run))
+            scores, start = run.detach().cpu().float(), here.stop
+            if self.gone is not None:
+                scores = scores.masked_fill(self.gone.flatten()[here], -math.inf)
+            yield scores, self.each if self.sizes is None else self.sizes.flatten()[here]
+
+    def removed(self, cut: Cut, equal: int, ranked: Iterable[Ranked]) -> tuple[Tensor, int]:
+        """Units that a cut removes, and how many entries go among those that equal it."""
+        gone, start, taken = np.empty(self.tiling.count, dtype=bool), 0, 0
+        for scores, sizes in ranked:
+            keys = ordered(scores)
+            here = gone[start : start + len(keys)]
+            start += len(keys)
+            np.less(keys, cut.key, out=here)
+            level = np.flatnonzero(keys == cut.key) if taken < equal else ()
+            if len(level):
+                if isinstance(sizes, int):
+                    sums = sizes * np.arange(1, len(level) + 1)
+                else:
+                    sums = np.cumsum(sizes.numpy()[level])
+                count = min(int(np.searchsorted(sums, equal - taken)) + 1, len(level))
+                here[level[:count]] = True
+                taken += int(sums[count - 1])
+        return torch.from_numpy(gone).reshape(self.tiling.grid), taken
+
+    def empties(self, removed: Tensor) -> bool:
+        """Whether fewer units than the floor are left without some."""
+        return self.tiling.count - count_true(removed) < self.min_keep
+
+    def down_to_floor(self) -> Tensor:
+        """All units that can go, ``[*grid]`` of bool: the lowest, until only the floor is left."""
+
+        def alike() -> Iterator[Ranked]:
+            return ((scores, 1) for scores, _ in self.ranked())
+
+        count = self.tiling.count - self.min_keep
+        if not count:
+            return torch.zeros(self.tiling.grid, dtype=torch.bool)
+        cut = find_cut(alike, count)
+        return self.removed(cut, cut.equal, alike())[0]
+
+    def zeros_of(self, removed: Tensor) -> int:
+        """Entries that become zero with some units."""
+        if self.sizes is None:
+            return count_true(removed) * self.each
+        return int(self.sizes[removed].sum())
+
     def spare(self) -> int:
         """Entries that can be zero at all."""
         if self.sizes is None:
             return (self.tiling.count - self.min_keep) * self.each
-        return int(self.sizes.flatten()[self.scores() != math.inf].sum()) + self.already
+        return self.zeros_of(self.down_to_floor()) + self.already
 
-    def removed(self, cut: Cut, equal: int) -> tuple[Tensor, int]:
-        """Units that a cut removes, and how many entries go among those that equal it."""
-        keys = ordered(self.scores())
-        gone = keys < cut.key
-        level = np.flatnonzero(keys == cut.key)
-        taken = 0
-        if equal > 0 and len(level):
-            sizes = np.full(len(level), self.each)
-            if self.sizes is not None:
-                sizes = self.sizes.flatten().numpy()[level]
-            sums = np.cumsum(sizes)
-            count = min(int(np.searchsorted(sums, equal)) + 1, len(level))
-            gone[level[:count]] = True
-            taken = int(sums[count - 1])
-        return torch.from_numpy(gone).reshape(self.tiling.grid), taken
+    def spare_at_least(self) -> int:
+        """Entries that can be zero whichever units the floor keeps, without a look at scores."""
+        return self.entries - self.min_keep * self.each
 
 
 def zeros_wanted(sparsity: float, entries: int) -> int:
@@ -135,37 +166,41 @@ def removed_globally(layers: Sequence[Layer], zeros: int) -> dict[str, Tensor]:
     BudgetError
         When too few entries can go.
     """
-    spare = sum(layer.spare() for layer in layers)
-    if zeros > spare:
-        entries = sum(layer.entries for layer in layers)
-        raise BudgetError(
-            f"the sparsity {zeros / entries:.4f} cannot be met: at most {spare / entries:.4f} is "
-            "left when every layer keeps its floor (min_keep)"
-        )
+    if zeros > sum(layer.spare_at_least() for layer in layers):
+        spare = sum(layer.spare() for layer in layers)
+        if zeros > spare:
+            entries = sum(layer.entries for layer in layers)
+            raise BudgetError(
+                f"the sparsity {zeros / entries:.4f} cannot be met: at most "
+                f"{spare / entries:.4f} is left when every layer keeps its floor (min_keep)"
+            )
     zeros -= sum(layer.already for layer in layers)
     if zeros <= 0:
         return {layer.name: torch.zeros(layer.tiling.grid, dtype=torch.bool) for layer in layers}
-
-    def ranked() -> Iterator[Ranked]:
-        for layer in layers:
-            yield layer.scores(), layer.sizes
-
-    each = {layer.each for layer in layers}
-    if len(each) > 1:
-        cut = find_cut(lambda: _with_sizes(layers), zeros, 1)
-    else:
-        cut = find_cut(ranked, zeros, each.pop())
-    left, removed = cut.equal, {}
-    for layer in layers:
-        removed[layer.name], taken = layer.removed(cut, left)
-        left -= taken
+    removed: dict[str, Tensor] = {}
+    competing = list(layers)
+    while competing:
+        removed |= _lowest(competing, zeros)
+        # Floors can only raise the cut, so a layer that falls below its own loses all above it
+        # whatever becomes of the others; those compete for what is left.
+        below = [layer for layer in competing if layer.empties(removed[layer.name])]
+        if not below:
+            break
+        for layer in below:
+            removed[layer.name] = layer.down_to_floor()
+            zeros -= layer.zeros_of(removed[layer.name])
+            competing.remove(layer)
     return removed
 
 
-def _with_sizes(layers: Sequence[Layer]) -> Iterator[Ranked]:
+def _lowest(layers: Sequence[Layer], zeros: int) -> dict[str, Tensor]:
+    """The lowest units of all layers, whatever that leaves of any."""
+    cut = find_cut(lambda: itertools.chain.from_iterable(x.ranked() for x in layers), zeros)
+    left, removed = cut.equal, {}
     for layer in layers:
-        sizes = layer.tiling.sizes() if layer.sizes is None else layer.sizes
-        yield layer.scores(), sizes
+        removed[layer.name], taken = layer.removed(cut, left, layer.ranked())
+        left -= taken
+    return removed
 
 
 def removed_per_layer(layers: Sequence[Layer], zeros: Sequence[int]) -> dict[str, Tensor]:
@@ -224,7 +259,7 @@ def removed_under(
     if counts is None:
         return removed_globally(layers, zeros)
     for layer, count in zip(layers, counts, strict=True):
-        if count > layer.spare():
+        if count > layer.spare_at_least() and count > layer.spare():
             raise BudgetError(
                 f"the sparsity {count / layer.entries:.4f} of {layer.name!r} cannot be met: at "
                 f"most {layer.spare() / layer.entries:.4f} is left above its floor (min_keep)"

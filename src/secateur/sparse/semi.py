@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from torch import Tensor
+
 from secateur.budget import check_budget
 from secateur.errors import BudgetError
+from secateur.layerwise import Amount
 from secateur.sparse.base import Chosen, SparseGranularity, Task
 from secateur.sparse.nm import nm_mask
 from secateur.sparse.tiles import Tiling
 from secateur.sparse.transposable import transposable_mask
-from secateur.sparse.weights import Weight
+from secateur.weights import Weight
 
 __all__ = ["SemiStructured", "Short"]
 
@@ -66,6 +69,9 @@ class SemiStructured(SparseGranularity):
         if max(runs.values()) <= self.keep:
             return f"granularity {self.name!r} would keep all of its {inputs} inputs"
         return None
+
+    def amount(self, kept: Tensor) -> Amount | None:
+        return None if self.transposable else Amount(runs=(self.keep, self.of))
 
     def tiling(self, weight: Weight) -> Tiling:
         return Tiling(tuple(weight.canonical_shape), (1,) * len(weight.shape))

@@ -2,7 +2,7 @@
 
 Scores become integers of the same order; a histogram of their upper halves finds the half in
 which the cut lies, a second one the exact score. Each takes one pass over scores that are made
-anew, so memory depends on the largest tensor alone.
+anew, run by run, so memory does not grow with the model.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Cut", "find_cut", "ordered"]
+__all__ = ["RUN", "Cut", "Ranked", "find_cut", "ordered"]
 
+# Units whose scores stay in cache while they are ranked.
+RUN = 1 << 19
 HALF = 1 << 16
 
-Ranked = tuple[Tensor, "Tensor | None"]
-"""Scores of one tensor's units, and the entries of every unit where those differ."""
+SIGN = np.uint32(1 << 31)
+
+Ranked = tuple[Tensor, "Tensor | int"]
+"""Scores of a run of units, and the entries of every unit, one number where all have as many."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,43 +51,48 @@ def ordered(scores: Tensor) -> np.ndarray:
     >>> bool((np.diff(keys.astype(np.int64)) >= 0).all()), bool(keys[1] == keys[2])
     (True, True)
     """
+    plain = scores.detach().float().flatten().cpu().numpy()
+    bits = plain.view(np.uint32)
+    if bits.max(initial=0) < SIGN:
+        return bits | SIGN
     # Adding zero turns minus zero into zero.
-    plain = (scores.detach().float().flatten() + 0.0).cpu()
-    bits = plain.numpy().view(np.uint32)
-    negative = bits >> 31
+    bits = (plain + np.float32(0)).view(np.uint32)
     # Flip all bits of negative numbers, and the sign of the others.
-    return bits ^ (np.uint32(0x80000000) | (np.uint32(0) - negative))
+    return bits ^ (SIGN | (np.uint32(0) - (bits >> 31)))
 
 
-def find_cut(ranked: Callable[[], Iterable[Ranked]], entries: int, each: int) -> Cut:
+def find_cut(ranked: Callable[[], Iterable[Ranked]], entries: int) -> Cut:
     """Find the score up to which units go so that at least so many entries go.
 
     Parameters
     ----------
     ranked : callable
-        Yields the scores of every tensor; called twice.
+        Yields the scores, run by run; called twice. A run may be overwritten by the next.
     entries : int
         How many entries are to go, at least one.
-    each : int
-        Entries of a unit, where a tensor does not say otherwise.
+
+    Examples
+    --------
+    >>> find_cut(lambda: [(torch.zeros(3), 2), (torch.ones(4), 1)], 8).equal
+    2
     """
     upper = np.zeros(HALF, dtype=np.int64)
     for scores, sizes in ranked():
-        upper += _histogram(ordered(scores) >> np.uint32(16), sizes, each)
+        upper += _histogram(ordered(scores) >> np.uint32(16), sizes)
     high, before = _place(upper, entries)
     lower = np.zeros(HALF, dtype=np.int64)
     for scores, sizes in ranked():
         keys = ordered(scores)
-        inside = (keys >> np.uint32(16)) == high
-        chosen = None if sizes is None else sizes.flatten()[torch.from_numpy(inside)]
-        lower += _histogram(keys[inside] & np.uint32(HALF - 1), chosen, each)
+        inside = np.flatnonzero((keys >> np.uint32(16)) == high)
+        chosen = sizes if isinstance(sizes, int) else sizes.flatten()[torch.from_numpy(inside)]
+        lower += _histogram(keys[inside] & np.uint32(HALF - 1), chosen)
     low, below = _place(lower, entries - before)
     return Cut(high * HALF + low, entries - before - below)
 
 
-def _histogram(keys: np.ndarray, sizes: Tensor | None, each: int) -> np.ndarray:
-    if sizes is None:
-        return np.bincount(keys, minlength=HALF) * each
+def _histogram(keys: np.ndarray, sizes: Tensor | int) -> np.ndarray:
+    if isinstance(sizes, int):
+        return np.bincount(keys, minlength=HALF) * sizes
     counts = np.bincount(keys, weights=sizes.flatten().numpy(), minlength=HALF)
     return counts.astype(np.int64)
 

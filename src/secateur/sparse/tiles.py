@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Tiling"]
+__all__ = ["Tiling", "count_true"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Tiling:
     @property
     def count(self) -> int:
         return math.prod(self.grid)
+
+    @property
+    def even(self) -> bool:
+        """Whether all boxes have as many entries."""
+        return not any(size % step for size, step in zip(self.shape, self.tile, strict=True))
 
     def sizes(self) -> Tensor:
         """Entries of every box, ``[*grid]``, int64."""
@@ -119,3 +125,14 @@ class Tiling:
             if step > 1:
                 boxes = boxes.repeat_interleave(step, axis).narrow(axis, 0, size)
         return boxes.expand(self.shape)
+
+
+def count_true(mask: Tensor) -> int:
+    """How many entries of a bool tensor on the CPU are True; NumPy is several times as fast.
+
+    Examples
+    --------
+    >>> count_true(torch.tensor([True, False, True]))
+    2
+    """
+    return int(np.count_nonzero(mask.numpy()))

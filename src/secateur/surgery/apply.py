@@ -16,7 +16,7 @@ from secateur.masks import effective, keeper_of, places, put_masks
 from secateur.plan import Plan, remember
 from secateur.surgery.graph_form import check_form
 from secateur.surgery.transaction import transaction
-from secateur.tensors import swap_data
+from secateur.tensors import INTEGERS, swap_data
 
 __all__ = ["apply_plan", "check_fits", "cut", "kept"]
 
@@ -37,7 +37,7 @@ def kept(size: int, removed: Iterable[int], device: torch.device | None = None) 
 def cut(tensor: Tensor, removed: dict[int, list[int]]) -> Tensor:
     """A copy of a tensor without the removed indices, in the same memory format."""
     stay = {dim: kept(tensor.shape[dim], indices) for dim, indices in removed.items()}
-    plain = _INTEGERS.get(tensor.element_size())
+    plain = INTEGERS.get(tensor.element_size())
     in_order = tensor.is_contiguous() and not tensor.is_quantized
     if tensor.device.type == "cpu" and in_order and plain is not None and stay:
         places = {dim: indices.numpy() for dim, indices in stay.items()}
@@ -91,8 +91,6 @@ def _cut(values: np.ndarray, stay: dict[int, np.ndarray]) -> np.ndarray:
 CUT_BLOCK = 1 << 18
 # Bytes of result from which threads are worth starting; NumPy lets go of the interpreter.
 PARALLEL = 1 << 22
-
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def check_fits(plan: Plan, model: nn.Module) -> dict[str, Tensor]:

@@ -48,6 +48,7 @@ def contract(p: Propagation, a: Ref, dim_a: int, b: Ref, dim_b: int, batch: dict
         return
     if not (p.static[a.index] or p.static[b.index]):
         p.mixes([(a.index, dim_a), (b.index, dim_b)], exact_with_zeros=True)
+    p.contracts((a.index, dim_a), (b.index, dim_b))
     p.ledger.unite(lanes, batch, p.why(FIXED))
 
 
@@ -132,11 +133,17 @@ def trilinear(p: Propagation, node: Node) -> list[Layout]:
     factors, sums = node.args[:3], set(node.args[6])
     rank = max(len(p.shape(f)) + len(e) for f, e in zip(factors, node.args[3:6], strict=True))
     columns: list[list[Lane | None]] = [[] for _ in range(rank)]
+    summed: list[list[tuple[int, int]]] = [[] for _ in range(rank)]
     for factor, expanded in zip(factors, node.args[3:6], strict=True):
         own = iter(p.aligned(factor))
+        at = 0
         for dim in range(rank):
             if dim not in expanded:
                 columns[dim].append(next(own))
+                summed[dim].append((factor.index, at))
+                at += 1
+    for dim in sums:
+        p.contracts(*summed[dim])
     root = p.roots.get(factors[1].index)
     if root is not None:
         p.producers.setdefault(p.value(root).name, set()).add(0)
@@ -167,6 +174,7 @@ def convolution(p: Propagation, node: Node) -> list[Layout]:
     if groups == 1:
         if p.shape(weight)[in_dim] > 1:
             p.ledger.unite([layout[channel], w[in_dim]], {}, p.why(FIXED))
+            p.contracts((x.index, channel), (weight.index, in_dim))
         out = w[out_dim]
     elif transposed:
         out = _grouped(p, node, layout, channel, w[1], w[0], groups, p.shape(weight)[1], True)
@@ -214,6 +222,9 @@ def _grouped(
     whole = p.split_choice.get(node.index, 0) > 0 or in_per == 1
     reason = p.why("a grouped convolution gives every group equally many")
     taken: np.ndarray | None = None
+    if not whole:
+        in_dim = 0 if transposed else 1
+        p.contracts((node.args[0].index, channel), (node.args[1].index, in_dim))
     if x is not None:
         taken = p.ledger.ids(x).reshape(groups, in_per)
         choices = 1 if in_per == 1 else 2

@@ -88,6 +88,9 @@ def weight_norm(p: Propagation, node: Node) -> list[Layout]:
     root = p.roots.get(v.index)
     if root is not None:
         p.roots[node.outputs[0]] = root
+    for at in range(len(layout)):
+        if at != dim:
+            p.contracts((v.index, at))
     norms: Layout = [None] * len(layout)
     norms[dim] = layout[dim]
     return [layout, norms][: len(node.outputs)]

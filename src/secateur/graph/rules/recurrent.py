@@ -15,6 +15,10 @@ def lstm_layer(p: Propagation, node: Node) -> list[Layout]:
     hidden = p.shape(w_hidden)[1]
     layout = p.aligned(x)
     p.ledger.unite([layout[2], p.aligned(w_in)[1]], {}, p.why(FIXED))
+    p.contracts((x.index, 2), (w_in.index, 1))
+    # A step reads what the one before it made; the first one reads the state it is given.
+    for state, dim in ((node.outputs[0], 2), (h.index, len(p.shape(h)) - 1)):
+        p.contracts((w_hidden.index, 1), (state, dim))
     root = p.roots.get(w_in.index)
     unit = p.aligned(w_hidden)[1]
     if unit is None:

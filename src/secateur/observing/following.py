@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.criteria.watching import Product, Watcher
 from secateur.graph.trace import Node
 from secateur.inputs import Inputs
+from secateur.observing.watching import Product, Watcher
 
 __all__ = ["Follower", "Found"]
 

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from secateur.masks import effective
 
-__all__ = ["Weight", "prunable_weights"]
+__all__ = ["Storage", "Weight", "parameter_names", "prunable_weights"]
 
 Storage = Literal["outputs first", "inputs first"]
 
@@ -87,6 +87,48 @@ class Weight:
         outputs, inputs, *kernel = self.canonical_shape
         parts = tensor.reshape(self.groups, outputs // self.groups, inputs, *kernel)
         return parts.transpose(1, 2).reshape(self.shape)
+
+    def matrix(self, tensor: Tensor) -> Tensor:
+        """A tensor of the weight's shape as the matrices that its product is made of.
+
+        Returns
+        -------
+        Tensor, shape [groups, outputs of a group, kernel positions * inputs of a group]
+            Inputs innermost, so that runs of inputs at one kernel position are consecutive.
+
+        Examples
+        --------
+        >>> import torch
+        >>> weight = Weight("conv.weight", (4, 3, 2), groups=2)
+        >>> weight.matrix(torch.arange(24).view(4, 3, 2))[0, 0]
+        tensor([0, 2, 4, 1, 3, 5])
+        """
+        canonical = self.canonical(tensor)
+        rows = canonical.movedim(1, -1).reshape(canonical.shape[0], -1)
+        return rows.reshape(self.groups, -1, rows.shape[1])
+
+    def from_matrix(self, matrix: Tensor) -> Tensor:
+        """The reverse of `matrix`: a tensor of the weight's shape, as the module stores it."""
+        outputs, inputs, *kernel = self.canonical_shape
+        rows = matrix.reshape(outputs, *kernel, inputs)
+        return self.stored(rows.movedim(-1, 1)).contiguous()
+
+
+def parameter_names(model: nn.Module, weights: Iterable[Weight]) -> dict[str, str | None]:
+    """Weight name -> the first name of its parameter; None where other parameters compute it.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> net[1].weight = net[0].weight
+    >>> parameter_names(net, prunable_weights(net))
+    {'0.weight': '0.weight'}
+    """
+    own = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        weight.name: own.get(id(model.get_submodule(weight.module)._parameters.get(weight.leaf)))
+        for weight in weights
+    }
 
 
 def prunable_weights(model: nn.Module) -> Iterable[Weight]:

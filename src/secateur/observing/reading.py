@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.criteria.batches import Loss, read_batch
 from secateur.errors import CriterionError, InputError
 from secateur.inputs import Inputs
+from secateur.observing.batches import Loss, read_batch
 
 __all__ = ["Progress", "Reading", "Receive", "finite_loss"]
 

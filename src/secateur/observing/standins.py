@@ -55,9 +55,10 @@ def forward(model: nn.Module, stand_ins: Mapping[str, Tensor], inputs: Inputs) -
     """
     # Buffers are copied, so that a layer that updates its own in eval mode cannot.
     buffers = {n: b.clone() for n, b in model.named_buffers() if n not in stand_ins}
+    tensors = {**_everywhere(model, stand_ins), **buffers}
     try:
         return torch.func.functional_call(
-            model, {**stand_ins, **buffers}, inputs.args, inputs.kwargs
+            model, tensors, inputs.args, inputs.kwargs, tie_weights=False
         )
     except Exception as error:
         first = first_line(error)
@@ -65,6 +66,22 @@ def forward(model: nn.Module, stand_ins: Mapping[str, Tensor], inputs: Inputs) -
             f"the model rejects a batch of data ({type(error).__name__}: {first}); "
             "a batch is (inputs, targets) or a dict of keyword inputs"
         ) from error
+
+
+def _everywhere(model: nn.Module, stand_ins: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Stand-ins under the name of every place, once for each.
+
+    PyTorch does the same for tied weights, but takes a module under two names for two, and then
+    leaves stand-ins in it.
+    """
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {}
+    for path, module in model.named_modules():
+        for leaf, parameter in module._parameters.items():
+            name = first.get(id(parameter))
+            if name is not None and name in stand_ins:
+                found[f"{path}.{leaf}" if path else leaf] = stand_ins[name]
+    return found
 
 
 @contextlib.contextmanager
