@@ -80,11 +80,11 @@ def pressed(page: str, spec: str, note: Callable[..., Tensor], what: str, title:
         return figure
 
 
-pressed("slimming", "slimming:strength=0.3,proximal=True", scales, "scales", "|γ| of 40 channels")
+pressed("slimming", "slimming:strength=0.4,proximal=True", scales, "scales", "|γ| of 40 channels")
 pressed("polarization", "polarization:strength=0.02,t=1.2", scales, "scales", "|γ| of 40 channels")
 pressed(
     "group_lasso",
-    "group_lasso:strength=0.016,proximal=True",
+    "group_lasso:strength=0.024,proximal=True",
     norms,
     "filters",
     "norms of 24 filters",
@@ -190,7 +190,7 @@ def l0() -> Figure:
         rule.train(was)
         return found
 
-    _, reg, notes = followed("l0:strength=0.0003,droprate=0.3", gates)
+    _, reg, notes = followed("l0:strength=0.001,droprate=0.3", gates)
     paths(left, notes, "l0: gates of 24 filters, in eval mode")
     rule = reg.computed[1].rule.train()
     torch.manual_seed(0)
@@ -211,7 +211,7 @@ def stripe() -> Figure:
     def skeleton(model: nn.Sequential, reg: Any) -> Tensor:
         return next(iter(reg.computed[1].rule.parameters())).detach().abs().clone()
 
-    _, _, notes = followed("stripe:strength=0.025,threshold=0.05", skeleton)
+    _, _, notes = followed("stripe:strength=0.0275,threshold=0.05", skeleton)
     image = notes[-1].reshape(24, 9)
     shown = left.imshow(image.T / image.max(), cmap="viridis", aspect="auto")
     shown.set_clim(0, 1)
@@ -222,7 +222,7 @@ def stripe() -> Figure:
     right.plot(start.sort().values, color=OTHER, label="at the start")
     zero = float((end == 0).float().mean())
     right.plot(end.sort().values, color=KEPT, label=f"after training: {zero:.0%} zero")
-    right.set(xlabel="entries, in ascending order", title="|I| of the layer", ylim=(0, None))
+    right.set(xlabel="entries, in ascending order", title="|I| of the layer", ylim=(0, 1.4))
     right.legend(loc="upper left")
     return figure
 
