@@ -143,7 +143,7 @@ def synflow() -> Figure:
         kept = [100 * float(mask.float().mean()) for mask in masks.values()]
         places = [layer + 0.26 * (place - 1) for layer in range(len(kept))]
         bars = left.bar(places, kept, width=0.24, color=colour, label=name)
-        left.bar_label(bars, fmt="%.0f", padding=1, fontsize=8, color=INK)
+        left.bar_label(bars, fmt="%.2g", padding=1, fontsize=8, color=INK)
     left.set(title="Untrained, 95 % sparse: what each layer keeps, %", ylim=(0, 125))
     left.set_xticks(range(3), ["conv", "conv", "linear"])
     left.legend(loc="upper right", ncols=3)

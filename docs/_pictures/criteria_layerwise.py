@@ -99,17 +99,17 @@ def sparsegpt() -> Figure:
 @picture("criteria/woodfisher")
 def woodfisher() -> Figure:
     figure, (left, right) = panels()
-    amounts = (0.3, 0.5, 0.6, 0.7, 0.8)
+    amounts = (0.5, 0.65, 0.8)
     for name, colour, label in (
-        ("woodfisher", KEPT, "woodfisher"),
-        ("woodfisher:update=False", GONE, "without the update"),
+        ("woodfisher:max_batches=2", KEPT, "woodfisher"),
+        ("woodfisher:max_batches=2,update=False", GONE, "without the update"),
         ("magnitude", OTHER, "magnitude"),
     ):
         losses = [loss_of(zeroed(name, amount)[0]) for amount in amounts]
         left.plot([100 * amount for amount in amounts], losses, "o-", color=colour, label=label)
     left.set(xlabel="sparsity, %", title="Loss after pruning, not trained again", yscale="log")
     left.legend(loc="upper left")
-    against_magnitude(right, "woodfisher")
+    against_magnitude(right, "woodfisher:max_batches=2")
     return figure
 
 

@@ -84,7 +84,7 @@ pressed("slimming", "slimming:strength=0.4,proximal=True", scales, "scales", "|Î
 pressed("polarization", "polarization:strength=0.02,t=1.2", scales, "scales", "|Î³| of 40 channels")
 pressed(
     "group_lasso",
-    "group_lasso:strength=0.024,proximal=True",
+    "group_lasso:strength=0.04,proximal=True",
     norms,
     "filters",
     "norms of 24 filters",
@@ -190,7 +190,7 @@ def l0() -> Figure:
         rule.train(was)
         return found
 
-    _, reg, notes = followed("l0:strength=0.001,droprate=0.3", gates)
+    _, reg, notes = followed("l0:strength=0.003,droprate=0.3", gates)
     paths(left, notes, "l0: gates of 24 filters, in eval mode")
     rule = reg.computed[1].rule.train()
     torch.manual_seed(0)
