@@ -128,24 +128,25 @@ def fpgm() -> Figure:
 def synflow() -> Figure:
     figure, (left, right) = panels()
     inputs = batches()[0][0][:1]
-    names = ("synflow", "magnitude", "snip")
-    for place, (name, colour) in enumerate(zip(names, (KEPT, OTHER, GONE), strict=True)):
+    ways = (("synflow", 20, KEPT), ("synflow", 1, GONE), ("magnitude", 1, OTHER))
+    for place, (name, rounds, colour) in enumerate(ways):
         model = convolutional().eval()
-        masks = sc.prune(
-            model,
-            inputs,
-            granularity="element",
-            criterion=name,
-            allocation="global:normalize=raw",
-            budget={"sparsity": 0.95},
-            data=batches()[:8] if name == "snip" else None,
-        ).plan.masks
-        kept = [100 * float(mask.float().mean()) for mask in masks.values()]
+        for step in range(1, rounds + 1):
+            plan = sc.prune(
+                model,
+                inputs,
+                granularity="element",
+                criterion=name,
+                allocation="global:normalize=raw",
+                budget={"sparsity": 1 - 0.05 ** (step / rounds)},
+            ).plan
+        kept = [100 * float(mask.float().mean()) for mask in plan.masks.values()]
         places = [layer + 0.26 * (place - 1) for layer in range(len(kept))]
-        bars = left.bar(places, kept, width=0.24, color=colour, label=name)
-        left.bar_label(bars, fmt="%.2g", padding=1, fontsize=8, color=INK)
-    left.set(title="Untrained, 95 % sparse: what each layer keeps, %", ylim=(0, 125))
+        label = f"{name}, {rounds} rounds" if rounds > 1 else name
+        bars = left.bar(places, kept, width=0.24, color=colour, label=label)
+        left.bar_label(bars, fmt="%.0f", padding=1, fontsize=8, color=INK)
+    left.set(title="Untrained, 95 % sparse: what each layer keeps, %", ylim=(0, 120))
     left.set_xticks(range(3), ["conv", "conv", "linear"])
-    left.legend(loc="upper right", ncols=3)
+    left.legend(loc="upper right")
     against_magnitude(right, "synflow")
     return figure

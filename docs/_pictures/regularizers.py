@@ -82,13 +82,25 @@ def pressed(page: str, spec: str, note: Callable[..., Tensor], what: str, title:
 
 pressed("slimming", "slimming:strength=0.4,proximal=True", scales, "scales", "|γ| of 40 channels")
 pressed("polarization", "polarization:strength=0.02,t=1.2", scales, "scales", "|γ| of 40 channels")
-pressed(
-    "group_lasso",
-    "group_lasso:strength=0.04,proximal=True",
-    norms,
-    "filters",
-    "norms of 24 filters",
-)
+
+
+@picture("regularizers/group_lasso")
+def group_lasso() -> Figure:
+    figure, (left, right) = panels()
+
+    def kernels(model: nn.Sequential, reg: Any) -> Tensor:
+        return model[3].weight.detach().flatten(2).norm(dim=2).flatten()
+
+    _, _, notes = followed("group_lasso:granularity=kernel,strength=0.04,proximal=True", kernels)
+    _, _, plain = followed(None, kernels)
+    some = [sizes[::12] for sizes in notes]
+    paths(left, some, "group_lasso: norms of 32 of 384 kernels")
+    for values, colour, label in ((plain[-1], OTHER, "without"), (notes[-1], KEPT, "group_lasso")):
+        zero = float((values == 0).float().mean())
+        right.plot(values.sort().values, color=colour, label=f"{label}: {zero:.0%} exactly zero")
+    right.set(xlabel="kernels, in ascending order", title="After training", ylim=(0, None))
+    right.legend(loc="upper left")
+    return figure
 
 
 @picture("regularizers/norms")
@@ -190,7 +202,7 @@ def l0() -> Figure:
         rule.train(was)
         return found
 
-    _, reg, notes = followed("l0:strength=0.003,droprate=0.3", gates)
+    _, reg, notes = followed("l0:strength=0.0015,droprate=0.3", gates)
     paths(left, notes, "l0: gates of 24 filters, in eval mode")
     rule = reg.computed[1].rule.train()
     torch.manual_seed(0)
