@@ -6,6 +6,7 @@
 #   make bench        speed and memory against Torch-Pruning; writes docs/benchmarks/
 #   make coverage     every supported architecture; writes docs/coverage.md
 #   make docs         build the documentation into site/
+#   make pictures     draw the pictures of the method pages anew
 #   make clean        remove caches and build output; the environment and runs/ stay
 #
 # Variables: PYTHON (the interpreter to build the environment with), VENV (where it lies),
@@ -31,7 +32,7 @@ BENCH := $(VENV)/.installed-bench
 DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench coverage docs clean
+.PHONY: help demo test test-slow check format bench coverage docs pictures clean
 
 help:
 	@sed -n '/^#   make/s/^#//p' $(firstword $(MAKEFILE_LIST))
@@ -93,6 +94,9 @@ coverage: $(BENCH)
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+pictures: $(DEMO)
+	$(BIN)/python -m docs._pictures $(ARGS)
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -244,6 +245,17 @@ def test_lists_name_what_can_be_chosen() -> None:
     assert "magnitude" not in call("list", "allocations").stdout
     assert "arXiv:1911.11134" in call("list", "schedules").stdout
     assert "arXiv:1708.06519" in call("list", "regularizers").stdout
+
+
+@pytest.mark.parametrize(
+    "kind", ["granularities", "criteria", "allocations", "schedules", "regularizers"]
+)
+def test_lists_name_the_paper_of_every_method(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    title, *entries = call("list", kind).stdout.strip().splitlines()
+    assert title == kind
+    cites = re.compile(r"arXiv:\d{4}\.\d{5}|[A-Z][\w,. ]+ (19|20)\d\d")
+    assert [line for line in entries if not cites.search(line)] == []
 
 
 def test_version_and_help() -> None:

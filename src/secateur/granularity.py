@@ -23,18 +23,39 @@ class Granularity:
     kinds : tuple of str
         Families of modules whose outputs it removes; empty for every family.
     summary : str
+    source : str
+        The paper: its arXiv number, or authors and year.
     """
 
     name: str
     structured: bool
     kinds: tuple[str, ...]
     summary: str
+    source: str
 
 
-def _row(name: str, structured: bool, kinds: tuple[str, ...], summary: str) -> None:
-    GRANULARITIES.register(name)(Granularity(name, structured, kinds, summary))
+def _row(name: str, structured: bool, kinds: tuple[str, ...], summary: str, source: str) -> None:
+    GRANULARITIES.register(name)(Granularity(name, structured, kinds, summary, source))
 
 
-_row("channel", True, (), "every coupled dimension: convolution channels, neurons, widths")
-_row("filter", True, ("conv",), "output channels of convolutions, with all that is coupled")
-_row("neuron", True, ("linear", "recurrent", "embedding"), "outputs of linear layers")
+_row(
+    "channel",
+    True,
+    (),
+    "every coupled dimension: convolution channels, neurons, widths",
+    "arXiv:2301.12900",
+)
+_row(
+    "filter",
+    True,
+    ("conv",),
+    "output channels of convolutions, with all that is coupled",
+    "arXiv:1608.08710",
+)
+_row(
+    "neuron",
+    True,
+    ("linear", "recurrent", "embedding"),
+    "outputs of linear layers",
+    "arXiv:1607.03250",
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
@@ -16,7 +17,12 @@ from secateur.registry import Registry
 
 T = TypeVar("T")
 
-__all__ = ["Entry", "Spelled", "build", "catalogue", "options", "spec"]
+__all__ = ["Entry", "Spelled", "build", "catalogue", "cited", "options", "source", "spec"]
+
+ARXIV = r"arXiv:\d{4}\.\d{4,5}"
+AUTHORS = r"[A-Z][\w-]+(?:, [A-Z][\w-]+)*(?: and [A-Z][\w-]+| et al\.)"
+# "Hu et al. 2016 (arXiv:1607.03250)", "Zhuang et al., NeurIPS 2020", or the bare number.
+PAPER = re.compile(rf"({AUTHORS},?(?: [A-Z]\w+)? \d{{4}})(?:[ ,(]+({ARXIV}))?|({ARXIV})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +37,14 @@ class Entry:
         First line of its docstring.
     options : dict
         Its options with their defaults.
+    source : str
+        The paper that its docstring cites first; see `source`.
     """
 
     names: tuple[str, ...]
     summary: str
     options: dict[str, Any]
+    source: str = ""
 
 
 def options(factory: Callable[..., Any]) -> dict[str, Any]:
@@ -135,10 +144,41 @@ def catalogue(registry: Registry[type[T]]) -> list[Entry]:
     for name in registry:
         names.setdefault(registry[name], []).append(name)
     entries = [
-        Entry(tuple(known), (inspect.getdoc(member) or "").partition("\n")[0], options(member))
+        Entry(
+            tuple(known),
+            (inspect.getdoc(member) or "").partition("\n")[0],
+            options(member),
+            source(inspect.getdoc(member) or ""),
+        )
         for member, known in names.items()
     ]
     return sorted(entries, key=lambda entry: entry.names)
+
+
+def source(text: str) -> str:
+    """Return the paper that a docstring cites first; empty where it cites none.
+
+    Examples
+    --------
+    >>> source("Zeros count. Hu et al. 2016 (arXiv:1607.03250), at the first activation.")
+    'Hu et al. 2016, arXiv:1607.03250'
+    """
+    found = PAPER.search(" ".join(text.split()))
+    return ", ".join(filter(None, found.groups())) if found else ""
+
+
+def cited(summary: str, paper: str) -> str:
+    """Return a summary that names its paper, in brackets at its end unless it does already.
+
+    Examples
+    --------
+    >>> cited("Kept as they are.", "arXiv:1506.02626")
+    'Kept as they are (arXiv:1506.02626).'
+    """
+    if not paper or paper in summary or source(summary):
+        return summary
+    stop = "." if summary.endswith(".") else ""
+    return f"{summary.removesuffix('.')} ({paper}){stop}"
 
 
 def _value(text: str) -> Any:

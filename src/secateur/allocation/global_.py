@@ -19,6 +19,8 @@ Normalize = Literal["auto", "mean", "raw"]
 class Global(Allocation):
     """One ranking over all groups, the default: groups that matter little lose more.
 
+    Blalock et al. 2020 (arXiv:2003.03033) compare it with layerwise pruning under this name.
+
     Parameters
     ----------
     normalize : {"auto", "mean", "raw"}, default "auto"

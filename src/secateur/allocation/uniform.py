@@ -19,6 +19,8 @@ Scope = Literal["auto", "layer", "row"]
 class Uniform(Allocation):
     """The same share of every group: the baseline, and what FPGM's published results use.
 
+    He et al. 2019 (arXiv:1811.00250) prune every layer at one rate.
+
     Parameters
     ----------
     scope : {"auto", "layer", "row"}, default "auto"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,8 @@ from secateur.errors import UnknownNameError, suggestion
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from secateur.registry import Registry
 
 __all__ = ["list_names"]
 
@@ -52,40 +54,44 @@ def list_names(
 
 def _criteria() -> list[tuple[str, str]]:
     from secateur.criteria import CRITERIA
-    from secateur.specs import catalogue
 
-    return [(", ".join(each.names), each.summary) for each in catalogue(CRITERIA)]
+    return _methods(CRITERIA)
 
 
 def _allocations() -> list[tuple[str, str]]:
     from secateur.allocation import ALLOCATIONS
-    from secateur.specs import catalogue
 
-    return [(", ".join(each.names), each.summary) for each in catalogue(ALLOCATIONS)]
+    return _methods(ALLOCATIONS)
 
 
 def _granularities() -> list[tuple[str, str]]:
     from secateur.granularity import GRANULARITIES
     from secateur.sparse import ROWS
+    from secateur.specs import cited
 
-    whole = [(name, GRANULARITIES[name].summary) for name in GRANULARITIES]
-    return [*whole, *((name, f"zeros: {ROWS[name].summary}") for name in ROWS)]
+    whole = [GRANULARITIES[name] for name in GRANULARITIES]
+    zeros = [(row.name, f"zeros: {cited(row.summary, row.source)}") for row in ROWS.values()]
+    return [*((row.name, cited(row.summary, row.source)) for row in whole), *zeros]
 
 
 def _schedules() -> list[tuple[str, str]]:
     from secateur.schedules import DYNAMICS, SCHEDULES
-    from secateur.specs import catalogue
 
     # Two tables, one list: how much at which step, and what moves the zeros while training.
-    known = [*catalogue(SCHEDULES), *catalogue(DYNAMICS)]
-    return [(", ".join(each.names), each.summary) for each in known]
+    return [*_methods(SCHEDULES), *_methods(DYNAMICS)]
 
 
 def _regularizers() -> list[tuple[str, str]]:
     from secateur.regularizers import REGULARIZERS
-    from secateur.specs import catalogue
 
-    return [(", ".join(each.names), each.summary) for each in catalogue(REGULARIZERS)]
+    return _methods(REGULARIZERS)
+
+
+def _methods(registry: Registry[type[Any]]) -> list[tuple[str, str]]:
+    from secateur.specs import catalogue, cited
+
+    known = catalogue(registry)
+    return [(", ".join(each.names), cited(each.summary, each.source)) for each in known]
 
 
 def _models() -> list[tuple[str, str]]:

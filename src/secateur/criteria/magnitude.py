@@ -61,7 +61,8 @@ class L1(ElementwiseCriterion):
 class LP(ElementwiseCriterion):
     r"""Lp norm of a unit's weights, for any p.
 
-    (Σ \|w\|^p)^(1/p) over all weights in the view; ``magnitude`` is p = 2 and ``l1`` is p = 1. A
+    (Σ \|w\|^p)^(1/p) over all weights in the view, after Li et al. 2017 (arXiv:1608.08710), who
+    rank filters by p = 1 and compare p = 2; ``magnitude`` is p = 2 and ``l1`` is p = 1. A
     large p looks at the largest weights of a unit, a small one at how many there are. Below 1 it
     is no norm, but ranks all the same. Where parts of weights become zero, the mean of \|w\|^p
     over a unit ranks, so p does not matter for single weights.

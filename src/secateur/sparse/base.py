@@ -41,7 +41,7 @@ class Row:
         Whether the weight must have kernel positions: a linear layer has no stripes.
     summary : str
     source : str
-        arXiv id, or authors and venue of a paper that has none.
+        The paper: its arXiv number, or authors and year.
     """
 
     name: str

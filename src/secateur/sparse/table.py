@@ -16,22 +16,25 @@ __all__ = ["ROWS", "Row", "SparseGranularity", "as_sparse"]
 ROWS: dict[str, Row] = {
     row.name: row
     for row in [
-        Row("element", "o i k", (), False, "single weights (unstructured)", "1506.02626"),
+        Row("element", "o i k", (), False, "single weights (unstructured)", "arXiv:1506.02626"),
         Row("vector", "o/V i k", (16,), False, "V outputs at one input and position",
-            "Chen et al., SC 2021"),
-        Row("run", "o i/V k", (4,), False, "V inputs in a row at one output", "1705.08922"),
-        Row("row", "o i (w)", (), True, "rows of kernels", "1705.08922"),
-        Row("block", "o/R i/C k", (4, 4), False, "tiles of R outputs by C inputs", "1705.08922"),
-        Row("kernel", "o i (k)", (), True, "whole kernels (connectivity)", "1705.08922"),
-        Row("stripe", "o (i) k", (), True, "all inputs at one kernel position", "2009.14410"),
-        Row("shape", "(o) i k", (), False, "one input and position of all outputs", "1608.03665"),
-        Row("N:M", "o i/M k", (), False, "N of every M inputs in a row stay", "2104.08378"),
+            "Chen et al. 2021"),
+        Row("run", "o i/V k", (4,), False, "V inputs in a row at one output", "arXiv:1705.08922"),
+        Row("row", "o i (w)", (), True, "rows of kernels", "arXiv:1705.08922"),
+        Row("block", "o/R i/C k", (4, 4), False, "tiles of R outputs by C inputs",
+            "arXiv:1705.08922"),
+        Row("kernel", "o i (k)", (), True, "whole kernels (connectivity)", "arXiv:1705.08922"),
+        Row("stripe", "o (i) k", (), True, "all inputs at one kernel position", "arXiv:2009.14410"),
+        Row("shape", "(o) i k", (), False, "one input and position of all outputs",
+            "arXiv:1608.03665"),
+        Row("N:M", "o i/M k", (), False, "N of every M inputs in a row stay", "arXiv:2104.08378"),
         Row("N:M:transposable", "o/M i/M k", (), False,
-            "N of every M along inputs and along outputs stay", "2102.08124"),
+            "N of every M along inputs and along outputs stay", "arXiv:2102.08124"),
         Row("UNITS/N:M", "o i k", (), False,
-            "whole units of another granularity, then N:M in what stays", "2310.02065"),
+            "whole units of another granularity, then N:M in what stays", "arXiv:2310.02065"),
         Row("pattern", "o i (k)", (8,), True,
-            "3x3 kernels keep 4 entries in one of a few patterns; whole kernels", "2001.00138"),
+            "3x3 kernels keep 4 entries in one of a few patterns; whole kernels",
+            "arXiv:2001.00138"),
     ]
 }  # fmt: skip
 
