@@ -22,7 +22,7 @@ observing
 layerwise
 profiling surgery scoped ignored replay
 criteria allocation granularity
-costs verify persist export idle
+costs verify persist export idle candidates
 selection recover models
 sparse
 attached

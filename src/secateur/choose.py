@@ -9,14 +9,16 @@ from typing import TypeAlias
 import numpy as np
 from torch import nn
 
+from secateur.candidates import Candidates
 from secateur.costs import CostModel
 from secateur.criteria import Scorer
 from secateur.graph.graph import Graph
 from secateur.inputs import Inputs
+from secateur.plan import Plan
 from secateur.request import Request
 from secateur.selection import Selection, select
 
-__all__ = ["ByBudget", "Choice", "Chooser"]
+__all__ = ["ByBudget", "Choice", "Chooser", "Planner"]
 
 
 @dataclasses.dataclass
@@ -33,7 +35,10 @@ class Choice:
     skipped: list[tuple[str, str]]
 
 
-Chooser: TypeAlias = Callable[[Graph], Choice]
+Planner: TypeAlias = Callable[[np.ndarray], Plan]
+"""Classes that go, as a mask -> the plan that takes them out."""
+
+Chooser: TypeAlias = Callable[[Graph, Planner], Choice]
 
 
 class ByBudget:
@@ -46,8 +51,11 @@ class ByBudget:
             model, request.criterion, request.data, request.loss, request.seed, inputs=inputs
         )
 
-    def __call__(self, graph: Graph) -> Choice:
+    def __call__(self, graph: Graph, planner: Planner) -> Choice:
         request = self.request
+        candidates = None
+        if request.evaluate is not None:
+            candidates = Candidates(self.model, planner, request.evaluate, request.seed)
         costs = CostModel(graph, self.model)
         scores = self.scorer.classes(graph)
         selection = select(
@@ -60,6 +68,8 @@ class ByBudget:
             min_keep=request.min_keep,
             round_to=request.round_to,
             comparable=request.criterion.comparable,
+            evaluate=candidates,
+            seed=request.seed,
         )
         skipped = [
             (group.name, scores.reason)

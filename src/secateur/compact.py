@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from secateur.allocation import as_allocation
-from secateur.choose import Choice
+from secateur.choose import Choice, Planner
 from secateur.costs import CostModel
 from secateur.criteria import Scores
 from secateur.errors import InputError, NothingToPruneError
@@ -145,7 +145,7 @@ class _AllIdle:
         self.inputs = inputs
         self.request = request
 
-    def __call__(self, graph: Graph) -> Choice:
+    def __call__(self, graph: Graph, planner: Planner) -> Choice:
         idle = find_idle(self.model, self.inputs, graph)
         candidates = np.zeros(graph.n_classes, dtype=bool)
         for group in graph.groups:

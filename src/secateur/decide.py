@@ -67,14 +67,13 @@ def decide(
     known : Amendments, optional
         What is known about the model's code already; grows with what is found out.
     choose : callable, optional
-        ``graph -> Choice``; by scores and the request's budget if not given.
+        ``(graph, planner) -> Choice``; by scores and the request's budget if not given.
 
     Raises
     ------
     NothingToPruneError, BudgetError, CriterionError
     """
     known = Amendments() if known is None else known
-    made: dict[str, int] | None = None
     choose = ByBudget(model, inputs, request) if choose is None else choose
     for _ in range(ROUNDS):
         graph = Graph(
@@ -88,31 +87,66 @@ def decide(
         )
         assert isinstance(request.granularity, Granularity)
         _restrict(model, graph, request.granularity)
-        choice = choose(graph)
-        selection = choice.selection
-        sizes = ExpectedSizes(graph, selection.removed)
-        plan = draft(model, graph, selection.removed, sizes)
-        plan.settings = dict(request.settings)
+        planned = _Planner(model, inputs, graph, known, request)
+        try:
+            choice = choose(graph, planned)
+            plan, tried = planned.tried(choice.selection.removed)
+        except _Amended:
+            continue
+        return Decision(plan, graph, choice.selection, choice.skipped, tried)
+    raise InputError("the model's code could not be followed; try form='graph'")
+
+
+class _Amended(Exception):
+    """More is known about the model's code now: the graph is another."""
+
+
+@dataclasses.dataclass
+class _Planner:
+    """Turns classes that go into a plan that is known to run; what stands in the way is noted."""
+
+    model: nn.Module
+    inputs: Inputs
+    graph: Graph
+    known: Amendments
+    request: Request
+
+    def __call__(self, removed: np.ndarray) -> Plan:
+        return self.tried(removed)[0]
+
+    def tried(self, removed: np.ndarray) -> tuple[Plan, Attempt]:
+        """The plan, and what its trial run saw.
+
+        Raises
+        ------
+        _Amended
+            When the code cannot follow, and the graph has to change for it.
+        InputError
+            When the code can follow no plan.
+        """
+        model, inputs, graph = self.model, self.inputs, self.graph
+        sizes = ExpectedSizes(graph, removed)
+        plan = draft(model, graph, removed, sizes)
+        plan.settings = dict(self.request.settings)
         if isinstance(model, GraphForm):
-            made = record_graph(model, inputs) if made is None else made
+            made = record_graph(model, inputs)
             plan.attributes.setdefault("", {}).update(sizes_of_nodes(model, graph, sizes, made))
             plan.settings["graph_form"] = model.fingerprint()
         tried = _try(model, inputs, graph, sizes, plan)
         if tried.obstacle is not None:
-            if not amend(known, model, graph, sizes, tried.obstacle):
+            if not amend(self.known, model, graph, sizes, tried.obstacle):
                 raise InputError(
                     f"the code of {tried.obstacle.module or 'the model'} cannot follow any plan: "
                     f"{tried.obstacle.message}; try form='graph'"
                 )
-            continue
+            raise _Amended
         for path, values in tried.attributes.items():
             plan.attributes.setdefault(path, {}).update(values)
         stubborn = _fold_scales(graph, plan, tried.scales)
         if stubborn:
-            known.constraints.extend(stubborn)
-            continue
-        return Decision(plan, graph, selection, choice.skipped, tried)
-    raise InputError("the model's code could not be followed; try form='graph'")
+            self.known.constraints.extend(stubborn)
+            raise _Amended
+        return plan, tried
 
 
 def _restrict(model: nn.Module, graph: Graph, granularity: Granularity) -> None:

@@ -81,7 +81,8 @@ def prune(
     data, loss
         Batches and loss for criteria that need gradients.
     evaluate : callable, optional
-        For allocations that search; unused by those that do not.
+        ``evaluate(model) -> float``, higher is better, for allocations that try models out: it is
+        called on pruned copies, and should use data that is neither trained nor tested on.
     seed : int, default 0
     verify : bool, default True
         Check that the smaller model equals the masked one; restore and raise if not.
@@ -140,6 +141,7 @@ def prune(
         prune_inputs=prune_inputs,
         prune_outputs=prune_outputs,
         base=base,
+        evaluate=evaluate,
     )
     nonzero = check_model(model)
     if isinstance(request.granularity, SparseGranularity):

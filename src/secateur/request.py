@@ -38,6 +38,7 @@ class Request:
     base: dict[str, int] | None = None
     prune_inputs: bool = False
     prune_outputs: bool = False
+    evaluate: Callable[[nn.Module], float] | None = None
 
 
 def resolve(

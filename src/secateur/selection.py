@@ -1,4 +1,4 @@
-"""From scores and a budget to the classes that go: the shortest sufficient start of an order."""
+"""From scores and a budget to the classes that go: as many of each group as is allocated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from secateur.allocation import Allocation, GroupScores
+from secateur.allocation import Allocation, Amounts, GroupScores, Problem, judged_order
 from secateur.costs import CostModel
 from secateur.criteria import Scores
 from secateur.errors import BudgetError, NothingToPruneError
@@ -43,8 +43,10 @@ def select(
     min_keep: int = 1,
     round_to: int = 1,
     comparable: bool = False,
+    evaluate: Callable[[np.ndarray], float] | None = None,
+    seed: int = 0,
 ) -> Selection:
-    """Remove units in the allocation's order until every part of the budget is met.
+    """Remove as many units of every group as an allocation says, so that the budget is met.
 
     Parameters
     ----------
@@ -59,6 +61,10 @@ def select(
         a multiple of it: what is already a multiple stays so.
     comparable : bool
         Whether raw scores of different groups share one unit of measure.
+    evaluate : callable, optional
+        Classes that go, as a mask -> how good the model is without them, for allocations that try
+        models out.
+    seed : int, default 0
 
     Raises
     ------
@@ -83,52 +89,34 @@ def select(
                 comparable,
             )
         )
-    order = allocation.order(listed)
-    if not order:
+    ranked = [judged_order(group) for group in listed]
+    if not any(len(order) for order in ranked):
         raise NothingToPruneError(_nothing(graph, scores, min_keep, round_to))
-    owner, unit = np.array(order, dtype=np.int64).T
-    by_group = np.argsort(owner, kind="stable")
-    ends = np.cumsum(np.bincount(owner, minlength=len(groups)))
-    which = np.split(unit[by_group], ends[:-1])
-    wanted = budget or {}
-    targets = {key: fraction * base[key] for key, fraction in wanted.items()}
+    choices = [counts[counts <= len(order)] for counts, order in zip(limits, ranked, strict=True)]
 
-    def counts_at(prefix: int) -> list[int]:
-        asked = np.bincount(owner[:prefix], minlength=len(groups))
-        return [
-            int(allowed[np.searchsorted(allowed, count, side="right") - 1])
-            for allowed, count in zip(limits, asked.tolist(), strict=True)
-        ]
-
-    def removed_at(prefix: int) -> np.ndarray:
+    def removed_by(amounts: Amounts) -> np.ndarray:
         gone = np.zeros(graph.n_classes, dtype=bool)
-        for rows, chosen, count in zip(units, which, counts_at(prefix), strict=True):
-            gone[rows[chosen[:count]].ravel()] = True
+        for rows, order, count in zip(units, ranked, amounts, strict=True):
+            gone[rows[order[:count]].ravel()] = True
         return gone
 
-    def met(prefix: int) -> bool:
-        cost = costs(removed_at(prefix))
-        return all(cost[key] <= target + 1e-9 for key, target in targets.items())
-
-    if not met(len(order)):
-        raise BudgetError(
-            _too_tight(graph, costs(removed_at(len(order))), base, wanted, min_keep, round_to)
-        )
-    prefix = len(order) if budget is None else _first(met, len(order))
-    counts = counts_at(prefix)
-    sizes = [(count, group.size) for count, group in zip(counts, groups, strict=True)]
-    return Selection(removed_at(prefix), sizes)
-
-
-def _first(met: Callable[[int], bool], last: int) -> int:
-    low, high = 0, last
-    while low < high:
-        middle = (low + high) // 2
-        if met(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    wanted = budget or {}
+    problem = Problem(
+        listed,
+        choices,
+        lambda amounts: dict(costs(removed_by(amounts))),
+        {measure: fraction * base[measure] for measure, fraction in wanted.items()},
+        None if evaluate is None else lambda amounts: evaluate(removed_by(amounts)),
+        seed,
+    )
+    if not problem.met(problem.most):
+        least = costs(removed_by(problem.most))
+        raise BudgetError(_too_tight(graph, least, base, wanted, min_keep, round_to))
+    amounts = problem.most if budget is None else allocation.amounts(problem)
+    if amounts != problem.floor(amounts) or not problem.met(amounts):
+        raise AssertionError(f"allocation {allocation.name!r} broke its promise: {amounts}")
+    sizes = [(count, group.size) for count, group in zip(amounts, groups, strict=True)]
+    return Selection(removed_by(amounts), sizes)
 
 
 def _allowed(graph: Graph, group: Group, min_keep: int, round_to: int) -> np.ndarray:

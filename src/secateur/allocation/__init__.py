@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from secateur.allocation.base import ALLOCATIONS, Allocation, GroupScores, as_allocation
+from secateur.allocation.base import ALLOCATIONS, Allocation, as_allocation
 from secateur.allocation.densities import ERK, UniformPlus
 from secateur.allocation.global_ import Global
+from secateur.allocation.groups import GroupScores, judged_order
 from secateur.allocation.lamp import LAMP
+from secateur.allocation.problem import Amounts, Problem
 from secateur.allocation.uniform import Uniform
 
 __all__ = [
@@ -13,9 +15,12 @@ __all__ = [
     "ERK",
     "LAMP",
     "Allocation",
+    "Amounts",
     "Global",
     "GroupScores",
+    "Problem",
     "Uniform",
     "UniformPlus",
     "as_allocation",
+    "judged_order",
 ]

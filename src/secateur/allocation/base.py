@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -11,45 +10,23 @@ import numpy as np
 from torch import Tensor
 
 from secateur import specs
+from secateur.allocation.groups import GroupScores, checked, judged_order
+from secateur.allocation.problem import Amounts, Problem
 from secateur.errors import InputError
 from secateur.registry import Registry
 from secateur.specs import Spelled
 
-__all__ = ["ALLOCATIONS", "Allocation", "GroupScores", "as_allocation"]
+__all__ = ["ALLOCATIONS", "Allocation", "as_allocation"]
 
 ALLOCATIONS: Registry[type[Allocation]] = Registry("allocation")
 
 
-@dataclasses.dataclass(frozen=True)
-class GroupScores:
-    """Scores of one group of interchangeable units.
-
-    Parameters
-    ----------
-    name : str
-        The group's name.
-    scores : ndarray of float, shape [units]
-        Raw scores, finite; lower goes first.
-    weights : ndarray, shape [units], optional
-        Classes per unit; ones by default.
-    judged : ndarray of bool, shape [units], optional
-        False for units that the criterion could not judge, which never go; all True by default.
-    comparable : bool, default False
-        Whether raw scores share one unit of measure with those of other groups.
-    """
-
-    name: str
-    scores: np.ndarray
-    weights: np.ndarray | None = None
-    judged: np.ndarray | None = None
-    comparable: bool = False
-
-
 class Allocation(Spelled, ABC):
-    """Base of every allocation: which unit of which group goes next.
+    """Base of every allocation: how many units each group loses.
 
-    A budget is met by the shortest sufficient start of the order, so the order alone decides how
-    much each group loses. Within a group, units with equal scores go by index, lowest first.
+    Most rank units over all groups (`keys`): the budget is then met by the shortest sufficient
+    start of that order. One that decides otherwise, by trying models out for instance, overrides
+    `amounts`. Within a group, units with equal scores go by index, lowest first.
 
     Attributes
     ----------
@@ -61,6 +38,36 @@ class Allocation(Spelled, ABC):
 
     structured: ClassVar[bool] = True
 
+    def amounts(self, problem: Problem) -> Amounts:
+        """Return how many units of every group go.
+
+        Parameters
+        ----------
+        problem : Problem
+            Its budget is known to be met when all goes that may.
+
+        Returns
+        -------
+        tuple of int
+            One of the allowed numbers for every group, with which the budget is met; by default
+            the shortest sufficient start of `order`.
+        """
+        owners = np.array([owner for owner, _ in self.order(problem.groups)], dtype=np.int64)
+
+        def at(prefix: int) -> Amounts:
+            return problem.floor(
+                np.bincount(owners[:prefix], minlength=len(problem.groups)).tolist()
+            )
+
+        low, high = 0, len(owners)
+        while low < high:
+            middle = (low + high) // 2
+            if problem.met(at(middle)):
+                high = middle
+            else:
+                low = middle + 1
+        return at(low)
+
     def order(self, groups: Sequence[GroupScores]) -> list[tuple[int, int]]:
         """Return ``(group index, unit index)`` of every judged unit, first to go first.
 
@@ -71,9 +78,8 @@ class Allocation(Spelled, ABC):
         """
         kept: list[tuple[np.ndarray, ...]] = []
         for index, group in enumerate(groups):
-            scores, weights, judged = _checked(group)
-            units = np.flatnonzero(judged)
-            ranked = units[np.argsort(scores[units], kind="stable")]
+            scores, weights, _ = checked(group)
+            ranked = judged_order(group)
             # The middle of the share of the group that is gone once this unit is.
             shares = (np.cumsum(weights[ranked]) - weights[ranked] / 2) / max(weights.sum(), 1e-300)
             keys = self.keys(group, scores[ranked], shares)
@@ -169,15 +175,3 @@ def as_allocation(allocation: str | Allocation) -> Allocation:
     if isinstance(allocation, Allocation):
         return allocation
     raise InputError(f"allocation must be a name or an Allocation, not {type(allocation).__name__}")
-
-
-def _checked(group: GroupScores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    scores = np.asarray(group.scores, dtype=np.float64)
-    ones = np.ones(len(scores))
-    weights = ones if group.weights is None else np.asarray(group.weights, dtype=np.float64)
-    judged = ones > 0 if group.judged is None else np.asarray(group.judged, dtype=bool)
-    if scores.ndim != 1 or weights.shape != scores.shape or judged.shape != scores.shape:
-        raise InputError(f"group {group.name!r}: scores, weights and judged must have one length")
-    if not np.isfinite(scores[judged]).all():
-        raise InputError(f"group {group.name!r}: scores must be finite")
-    return scores, weights, judged

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from secateur.allocation.base import ALLOCATIONS, Allocation, GroupScores
+from secateur.allocation.base import ALLOCATIONS, Allocation
+from secateur.allocation.groups import GroupScores
 from secateur.errors import BudgetError, InputError
 
 __all__ = ["ERK", "UniformPlus", "spread"]

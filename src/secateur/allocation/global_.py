@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from secateur.allocation.base import ALLOCATIONS, Allocation, GroupScores
+from secateur.allocation.base import ALLOCATIONS, Allocation
+from secateur.allocation.groups import GroupScores
 from secateur.errors import InputError, suggestion
 
 __all__ = ["Global", "Normalize"]

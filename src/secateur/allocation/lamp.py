@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.allocation.base import ALLOCATIONS, Allocation, GroupScores
+from secateur.allocation.base import ALLOCATIONS, Allocation
+from secateur.allocation.groups import GroupScores
 
 __all__ = ["LAMP", "lamp"]
 

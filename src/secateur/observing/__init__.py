@@ -3,7 +3,7 @@
 from secateur.observing.batches import Loss, batch_loss, default_loss, read_batch
 from secateur.observing.following import Follower
 from secateur.observing.reading import Progress, Reading, Receive, finite_loss
-from secateur.observing.standins import forward, standing_in
+from secateur.observing.standins import forward, seeded, standing_in
 from secateur.observing.watching import Product, Watcher
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "finite_loss",
     "forward",
     "read_batch",
+    "seeded",
     "standing_in",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.errors import InputError, first_line
 from secateur.inputs import Inputs, evaluating
 
-__all__ = ["forward", "standing_in"]
+__all__ = ["forward", "seeded", "standing_in"]
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def standing_in(model: nn.Module, seed: int) -> Iterator[dict[str, Tensor]]:
     with (
         evaluating(model),
         _plain_attributes_kept(model),
-        _seeded(seed),
+        seeded(seed),
         _recurrent(model),
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -103,7 +103,8 @@ def _plain_attributes_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
+    """The global random state set, and afterwards as it was."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(seed)
