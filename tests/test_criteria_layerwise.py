@@ -386,3 +386,20 @@ def test_buffers_and_modes_of_the_model_are_left_alone() -> None:
     assert model.training
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, before[name])
+
+
+@pytest.mark.parametrize("granularity", ["element", "channel"])
+def test_progress_is_told_batch_by_batch_and_layer_by_layer(granularity: str) -> None:
+    model, data = make()
+    told: list[tuple[int, int | None, str]] = []
+    sc.prune(
+        model, data[0][0][:2], granularity=granularity, criterion="obs", data=data,
+        budget={"macs": 0.6} if granularity == "channel" else {"sparsity": 0.5},
+        progress=lambda done, total, what: told.append((done, total, what)),
+    )  # fmt: skip
+    assert [entry for entry in told if entry[2] == "scoring"] == [
+        (1, 2, "scoring"), (2, 2, "scoring"),
+    ]  # fmt: skip
+    fitting = [(done, total) for done, total, what in told if what == "fitting what survives"]
+    assert fitting == [(at, len(fitting)) for at in range(1, len(fitting) + 1)]
+    assert len(fitting) > 2

@@ -48,7 +48,13 @@ class ByBudget:
         self.model = model
         self.request = request
         self.scorer = Scorer(
-            model, request.criterion, request.data, request.loss, request.seed, inputs=inputs
+            model,
+            request.criterion,
+            request.data,
+            request.loss,
+            request.seed,
+            request.told("scoring"),
+            inputs,
         )
 
     def __call__(self, graph: Graph, planner: Planner) -> Choice:

@@ -14,7 +14,7 @@ from rich.table import Column
 
 __all__ = ["Steps", "Tick"]
 
-Tick: TypeAlias = Callable[[int, int, str], None]
+Tick: TypeAlias = Callable[[int, int | None, str], None]
 """Called as ``tick(done, total, one line about the current state)``."""
 
 
@@ -61,7 +61,7 @@ class Steps:
         started, latest = time.perf_counter(), ""
         task = None if self._bars is None else self._bars.add_task(label, total=None, text="")
 
-        def tick(done: int, total: int, text: str = "") -> None:
+        def tick(done: int, total: int | None, text: str = "") -> None:
             nonlocal latest
             latest = text
             if self._bars is not None and task is not None:

@@ -46,6 +46,7 @@ def prune(
     data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
+    progress: Callable[[int, int | None, str], None] | None = None,
     seed: int = 0,
     verify: bool = True,
     optimizer: torch.optim.Optimizer | None = None,
@@ -83,6 +84,9 @@ def prune(
     evaluate : callable, optional
         ``evaluate(model) -> float``, higher is better, for allocations that try models out: it is
         called on pruned copies, and should use data that is neither trained nor tested on.
+    progress : callable, optional
+        ``(done, total or None, what)``, after every batch that a criterion reads and every layer
+        that it fits.
     seed : int, default 0
     verify : bool, default True
         Check that the smaller model equals the masked one; restore and raise if not.
@@ -142,6 +146,7 @@ def prune(
         prune_outputs=prune_outputs,
         base=base,
         evaluate=evaluate,
+        progress=progress,
     )
     nonzero = check_model(model)
     if isinstance(request.granularity, SparseGranularity):

@@ -87,6 +87,7 @@ def refit(
         request.loss,
         getattr(criterion, "max_batches", None),
         request.seed,
+        request.told("fitting what survives"),
     )
     before = {name: parameter.data for name, parameter in pruned.named_parameters()}
     survivors = Survivors(

@@ -39,6 +39,14 @@ class Request:
     prune_inputs: bool = False
     prune_outputs: bool = False
     evaluate: Callable[[nn.Module], float] | None = None
+    progress: Callable[[int, int | None, str], None] | None = None
+
+    def told(self, what: str) -> Callable[[int, int | None], None] | None:
+        """What to call with how far something is, and how far it goes; None for nobody."""
+        progress = self.progress
+        if progress is None:
+            return None
+        return lambda done, total: progress(done, total, what)
 
 
 def resolve(

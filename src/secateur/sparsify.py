@@ -78,7 +78,14 @@ def _chosen(
 
     def scorer(units: Sequence[tuple[Weight, Tiling]]) -> SparseScorer:
         return SparseScorer(
-            model, criterion, units, request.data, request.loss, request.seed, inputs=inputs
+            model,
+            criterion,
+            units,
+            request.data,
+            request.loss,
+            request.seed,
+            request.told("scoring"),
+            inputs,
         )
 
     def choose(stage: SparseGranularity, sparsity: float | None) -> Chosen:

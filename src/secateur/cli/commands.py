@@ -132,7 +132,7 @@ def prune(
                 from secateur.data import load_data
 
                 batches = load_data(data, seed=seed).train.batches(batch_size)
-        with steps.step("Pruning" + (" and verifying" if verify else "")):
+        with steps.step("Pruning" + (" and verifying" if verify else "")) as tick:
             result = run(
                 net,
                 inputs,
@@ -146,6 +146,7 @@ def prune(
                 prune_inputs=prune_inputs,
                 prune_outputs=prune_outputs,
                 data=batches,
+                progress=tick,
                 seed=seed,
                 verify=verify,
             )

@@ -75,7 +75,8 @@ def reconstruct(
     dense : nn.Module
         What it was pruned from.
     reading : Reading
-        Its data is read once for every step, or once in all if not `sequential`.
+        Its data is read once for every step, or once in all if not `sequential`. Its progress is
+        told after every step.
     names : iterable of str
         Weights of `model` to fit.
     solve : callable
@@ -121,7 +122,7 @@ def reconstruct(
     order = _order(model, reading, targets)
     stages = order if sequential else [[name for stage in order for name in stage]]
     refits: dict[str, Refit] = {}
-    for stage in stages:
+    for done, stage in enumerate(stages, start=1):
         some = {name: targets[name] for name in stage}
         pairs = Pairs(model, dense, reading, some, removed or {}, held_out, positions)
         for name, (fitting, judging) in pairs.moments().items():
@@ -139,6 +140,8 @@ def reconstruct(
             refits[name] = Refit(weight.name, before, after if used else before, used, mask)
             taken = new if used else plain
             swap_data(parameter, weight.from_matrix(taken).to(parameter.dtype))
+        if reading.progress is not None:
+            reading.progress(done, len(stages))
     return list(refits.values())
 
 
