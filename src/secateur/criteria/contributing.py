@@ -1,21 +1,20 @@
-"""What criteria on a consumer's output share: what its inputs contribute, and the update."""
+"""What criteria share that choose inputs of a layer by what they contribute to its output."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.criteria.base import Criterion, Kind
-from secateur.criteria.gradient_based import check_count, hand_over
-from secateur.criteria.layerwise_based import POSITIONS, check_share
-from secateur.layerwise import Refit, Solver, Survivors, contributions
-from secateur.observing import Reading, Receive
-from secateur.observing.moments import second_moments
+from secateur.criteria.base import Kind
+from secateur.criteria.moment_based import POSITIONS, MomentCriterion, check_share
+from secateur.layerwise import contributions
+from secateur.observing.moments import Moments
+from secateur.weights import Weight
 
 if TYPE_CHECKING:
     from secateur.graph.coupling import Member
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ContributionCriterion"]
 
 
-class ContributionCriterion(Criterion):
+class ContributionCriterion(MomentCriterion):
     """Base of criteria that choose inputs of a layer by what its output loses without them.
 
     A channel's score is that of the weights that read it, added up; each is relative to the energy
@@ -34,20 +33,12 @@ class ContributionCriterion(Criterion):
     ridge : float, default 0.01
         In the update, how strongly weights are held where they are, as a share of the mean energy
         of an input.
-    update : bool, default True
-        Fit what survives to what the dense layer computed.
-    sequential : bool, default True
-        Fit layers in the order in which they run, each on what the pruned layers before it
-        produce; reads the data once per layer. False reads it once.
+    update, sequential : bool, default True
     positions : int or None, default 100
-        Output positions of a convolution that count, of every sample, drawn at random; None takes
-        all of them.
     max_batches : int or None, default None
-        How many batches to take from the data; None takes all of them.
+        See `MomentCriterion`.
     """
 
-    needs_data: ClassVar[bool] = True
-    asks_for: ClassVar[str] = "what the layers are given"
     pairwise: ClassVar[bool] = True
     comparable: ClassVar[bool] = True
     unjudged: ClassVar[str] = "no convolution or linear layer reads it"
@@ -60,19 +51,17 @@ class ContributionCriterion(Criterion):
         positions: int | None = POSITIONS,
         max_batches: int | None = None,
     ) -> None:
-        super().__init__("consumer")
-        check_count(self.name, "max_batches", max_batches)
-        check_count(self.name, "positions", positions)
+        super().__init__(update, sequential, positions, "consumer", max_batches)
         check_share(self.name, "ridge", ridge)
-        self.ridge, self.update, self.sequential = ridge, update, sequential
-        self.positions, self.max_batches = positions, max_batches
-
-    @property
-    def updates(self) -> bool:
-        return self.update
+        self.ridge = ridge
 
     def looks_at(self, member: Member, shape: Sequence[int], kind: Kind) -> bool:
         return kind in ("conv", "linear") and member.role == "consumer" and len(shape) > 1
+
+    def signal(self, weight: Weight, matrix: Tensor, moments: Moments) -> Tensor:
+        grams = contributions(moments, matrix, weight.canonical_shape[1])
+        # With outputs first, the dimension of inputs is one group's, and all share it.
+        return torch.block_diag(*grams) if weight.storage == "inputs first" else grams.sum(0)
 
     def member_scores(
         self, member: Member, weight: Tensor, grad: Tensor | None, kind: Kind
@@ -94,34 +83,3 @@ class ContributionCriterion(Criterion):
             What input i contributes to the output times what input j does, summed over data and
             outputs, as a share of the output's energy.
         """
-
-    @property
-    @abstractmethod
-    def solver(self) -> Solver:
-        """How what survives is fitted."""
-
-    def stream(
-        self,
-        reading: Reading,
-        names: Iterable[str],
-        receive: Receive,
-        after_batch: Callable[[], None],
-    ) -> int:
-        names = list(names)
-        parameters = dict(reading.model.named_parameters())
-        found = second_moments(reading, names, f"criterion {self.name!r}", self.positions)
-        signals: dict[str, Tensor] = {}
-        for name in names:
-            moments = found.pop(name)
-            assert moments.weight is not None
-            matrix = moments.weight.matrix(parameters[name].detach())
-            grams = contributions(moments, matrix, moments.weight.canonical_shape[1])
-            # With outputs first, the dimension of inputs is one group's, and all share it.
-            first = moments.weight.storage == "inputs first"
-            signals[name] = torch.block_diag(*grams) if first else grams.sum(0)
-        return hand_over(reading, names, signals, receive, after_batch)
-
-    def refit(self, survivors: Survivors) -> list[Refit]:
-        return survivors.reconstruct(
-            self.solver, sequential=self.sequential, positions=self.positions
-        )

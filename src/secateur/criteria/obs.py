@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from secateur.criteria.base import CRITERIA, View
-from secateur.criteria.layerwise_based import POSITIONS, LayerwiseCriterion, columns_as
+from secateur.criteria.layerwise_based import LayerwiseCriterion, columns_as
+from secateur.criteria.moment_based import POSITIONS
 from secateur.layerwise import damped, inverse, removal_costs
 from secateur.observing.moments import Moments
 from secateur.weights import Weight

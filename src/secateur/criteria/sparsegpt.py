@@ -8,7 +8,8 @@ from torch import Tensor
 
 from secateur.criteria.base import CRITERIA, View
 from secateur.criteria.gradient_based import check_count
-from secateur.criteria.layerwise_based import POSITIONS, LayerwiseCriterion, columns_as
+from secateur.criteria.layerwise_based import LayerwiseCriterion, columns_as
+from secateur.criteria.moment_based import POSITIONS
 from secateur.layerwise import Refit, Survivors, damped, factored, inverse, sweep
 from secateur.observing.moments import Moments
 from secateur.weights import Weight

@@ -11,7 +11,7 @@ from torch import Tensor
 from secateur.criteria.base import CRITERIA, View
 from secateur.criteria.fisher_blocks import block_fisher, inverted, joint_update
 from secateur.criteria.gradient_based import GradientCriterion, check_count, hand_over
-from secateur.criteria.layerwise_based import check_share
+from secateur.criteria.moment_based import check_share
 from secateur.layerwise import Refit, Survivors
 from secateur.observing import Reading, Receive
 from secateur.surgery.apply import cut
