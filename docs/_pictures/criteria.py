@@ -128,22 +128,19 @@ def fpgm() -> Figure:
 def synflow() -> Figure:
     figure, (left, right) = panels()
     inputs = batches()[0][0][:1]
-    ways = (("synflow", 20, KEPT), ("synflow", 1, GONE), ("magnitude", 1, OTHER))
-    for place, (name, rounds, colour) in enumerate(ways):
-        model = convolutional().eval()
-        for step in range(1, rounds + 1):
-            plan = sc.prune(
-                model,
-                inputs,
-                granularity="element",
-                criterion=name,
-                allocation="global:normalize=raw",
-                budget={"sparsity": 1 - 0.05 ** (step / rounds)},
-            ).plan
+    ways = (("synflow", KEPT), ("synflow:rounds=1", GONE), ("magnitude", OTHER))
+    for place, (criterion, colour) in enumerate(ways):
+        plan = sc.prune(
+            convolutional().eval(),
+            inputs,
+            granularity="element",
+            criterion=criterion,
+            allocation="global:normalize=raw",
+            budget={"sparsity": 0.95},
+        ).plan
         kept = [100 * float(mask.float().mean()) for mask in plan.masks.values()]
         places = [layer + 0.26 * (place - 1) for layer in range(len(kept))]
-        label = f"{name}, {rounds} rounds" if rounds > 1 else name
-        bars = left.bar(places, kept, width=0.24, color=colour, label=label)
+        bars = left.bar(places, kept, width=0.24, color=colour, label=criterion)
         left.bar_label(bars, fmt="%.0f", padding=1, fontsize=8, color=INK)
     left.set(title="Untrained, 95 % sparse: what each layer keeps, %", ylim=(0, 120))
     left.set_xticks(range(3), ["conv", "conv", "linear"])

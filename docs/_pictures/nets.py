@@ -45,6 +45,13 @@ def convolutional() -> nn.Sequential:
     )
 
 
+def normless() -> nn.Sequential:
+    """The two convolutions and the linear layer alone, untrained."""
+    return nn.Sequential(
+        *(part for part in convolutional() if not isinstance(part, nn.BatchNorm2d))
+    )
+
+
 def dense() -> nn.Sequential:
     """Three linear layers, untrained."""
     torch.manual_seed(0)

@@ -22,29 +22,30 @@ def norms(model: nn.Sequential, reg: Any = None) -> Tensor:
     return model[3].weight.detach().flatten(1).norm(dim=1)
 
 
-def scales(model: nn.Sequential, reg: Any = None) -> Tensor:
-    """The size of every batch-norm scale."""
-    return torch.cat([model[1].weight, model[4].weight]).detach().abs()
-
-
 def followed(
-    spec: str | None, note: Callable[[nn.Sequential, Any], Any]
+    spec: str | None,
+    note: Callable[[nn.Sequential, Any], Any],
+    make: Callable[[], nn.Sequential] = convolutional,
+    epochs: int = EPOCHS,
+    lr: float = LR,
+    decay: float = 0.0,
 ) -> tuple[nn.Sequential, Any, list[Any]]:
     """Train with a regularizer, or without one, and note something after every step."""
-    model = convolutional()
-    if spec is None:
-        notes = [note(model, None)]
-        train(model, EPOCHS, LR, after_step=lambda: notes.append(note(model, None)))
-        return model, None, notes
-    reg = sc.regularizer(spec, model, batches()[0][0][:1])
+    model = make()
+    reg = None if spec is None else sc.regularizer(spec, model, batches()[0][0][:1])
     notes = [note(model, reg)]
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=decay)
+
+    def before_step() -> None:
+        if reg is not None:
+            reg.add_gradients()
 
     def after_step() -> None:
-        reg.after_step(LR)
+        if reg is not None:
+            reg.after_step(lr)
         notes.append(note(model, reg))
 
-    train(model, EPOCHS, LR, reg.add_gradients, after_step, optimizer)
+    train(model, epochs, lr, before_step, after_step, optimizer)
     return model, reg, notes
 
 
@@ -64,24 +65,6 @@ def side_by_side(axes: Any, name: str, after: Tensor, without: Tensor, what: str
     axes.plot(after.sort().values, "o-", color=KEPT, label=name, markersize=3)
     axes.set(xlabel=f"{what}, in ascending order", title="After training", ylim=(0, None))
     axes.legend(loc="upper left")
-
-
-def pressed(page: str, spec: str, note: Callable[..., Tensor], what: str, title: str) -> None:
-    """The picture of a regularizer that presses on one kind of value."""
-
-    @picture(f"regularizers/{page}")
-    def _() -> Figure:
-        figure, (left, right) = panels()
-        _, _, notes = followed(spec, note)
-        _, _, plain = followed(None, note)
-        name = spec.partition(":")[0]
-        paths(left, notes, f"{name}: {title}")
-        side_by_side(right, name, notes[-1], plain[-1], what)
-        return figure
-
-
-pressed("slimming", "slimming:strength=0.4,proximal=True", scales, "scales", "|γ| of 40 channels")
-pressed("polarization", "polarization:strength=0.02,t=1.2", scales, "scales", "|γ| of 40 channels")
 
 
 @picture("regularizers/group_lasso")
