@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "secateur"
 # Bottom to top. A part imports from the lines below its own, and from itself.
 LAYERS = """
 errors
-registry inputs locate files quiet tensors bits
+registry inputs locate files quiet tensors bits parametrizations
 specs container progress budget
 graph plan data
 masks

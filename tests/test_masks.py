@@ -588,3 +588,15 @@ def test_buffers_can_be_masked() -> None:
     assert model.running_var.tolist() == [1.0, 0.0, 1.0]
     sc.remove_masks(model)
     assert model.running_var.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_copy_outlives_finalizing_a_parametrised_original() -> None:
+    layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    net = nn.Sequential(layer)
+    sc.apply_masks(net, {"0.weight": torch.eye(4, dtype=torch.bool)})
+    other = copy.deepcopy(net)
+    x = torch.randn(3, 4)
+    before = other(x).detach()
+    sc.finalize(net)
+    assert torch.equal(other(x), before)
+    assert torch.equal(net(x), before)

@@ -203,3 +203,16 @@ def test_misuse_is_told() -> None:
     nn.utils.parametrizations.weight_norm(model[8])
     with pytest.raises(InputError, match="remove its parametrisation"):
         regularizer("sr_ste", model)
+
+
+@pytest.mark.parametrize("name", ["l0", "stripe", "sr_ste", "scaling"])
+def test_a_copy_outlives_the_method_on_the_original(name: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    method = regularizer(name, net, torch.randn(1, 4, 8, 8))
+    average = copy.deepcopy(net)
+    x = torch.randn(2, 4, 8, 8)
+    before = average.eval()(x)
+    method.finish()
+    assert torch.equal(average(x), before)
+    assert [*net.state_dict()] == ["0.weight", "0.bias", "2.weight", "2.bias"]

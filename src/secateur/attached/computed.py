@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from secateur.attached.renaming import rename
 from secateur.attached.targets import Skipped, Target, owners
+from secateur.parametrizations import remove_parametrizations
 
 __all__ = ["Computed", "compute_weights"]
 
@@ -47,7 +48,7 @@ class Computed:
         with torch.no_grad():
             value = self.rule.eval()(self.plain).clone()
         for (module, leaf), order in zip(self._owners, self._orders, strict=True):
-            parametrize.remove_parametrizations(module, leaf, leave_parametrized=False)
+            remove_parametrizations(module, leaf, leave_parametrized=False)
             # Removal puts the tensor last; files and optimizers go by the order.
             held = dict(module._parameters)
             module._parameters.clear()

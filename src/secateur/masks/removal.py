@@ -17,6 +17,7 @@ from secateur.masks.computed import hook_of, makers, masked_of
 from secateur.masks.functions import masked_places, settle
 from secateur.masks.keeper import after_load, keepers, kept_here, unlink
 from secateur.masks.places import Place, effective
+from secateur.parametrizations import remove_parametrizations
 from secateur.plan import forget_masks
 
 __all__ = ["finalize", "remove_masks"]
@@ -118,7 +119,7 @@ def _bake(place: Place) -> None:
         for part in module.parametrizations[leaf].modules():  # type: ignore[union-attr, index]
             # What moves when it is evaluated in training must not move now.
             part.eval()
-        parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
+        remove_parametrizations(module, leaf, leave_parametrized=True)
     else:
         _unmask_computed(place)
         for hook in makers(module, leaf):
