@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from secateur.attached.renaming import rename
 from secateur.attached.targets import Skipped, Target, owners
+from secateur.masks import keeper_of, mask_at, put_masks
 
 __all__ = ["Computed", "compute_weights"]
 
@@ -43,7 +44,13 @@ class Computed:
             parametrize.register_parametrization(module, leaf, rule)
 
     def fold(self) -> None:
-        """Make the weight that acts in eval mode the plain one, under its old name."""
+        """Make the weight that acts in eval mode the plain one, under its old name.
+
+        What was masked meanwhile stays masked, and a tied weight is under all of its names.
+        """
+        masks = [mask_at(module, leaf) for module, leaf in self._owners]
+        keeper = keeper_of(self.plain)
+        masks.append(None if keeper is None else keeper.mask)
         with torch.no_grad():
             value = self.rule.eval()(self.plain).clone()
         for (module, leaf), order in zip(self._owners, self._orders, strict=True):
@@ -57,6 +64,10 @@ class Computed:
             self.plain.copy_(value)
         # What was pruned meanwhile was pruned under names that are gone.
         rename(self._model, self._plain_name)
+        name = next(name for name, p in self._model.named_parameters() if p is self.plain)
+        for mask in masks:
+            if mask is not None:
+                put_masks(self._model, {name: mask})
 
     @property
     def modules(self) -> list[nn.Module]:
