@@ -48,9 +48,10 @@ class Computed:
 
         What was masked meanwhile stays masked, and a tied weight is under all of its names.
         """
-        masks = [mask_at(module, leaf) for module, leaf in self._owners]
         keeper = keeper_of(self.plain)
-        masks.append(None if keeper is None else keeper.mask)
+        found = [mask_at(module, leaf) for module, leaf in self._owners]
+        found.append(None if keeper is None else keeper.mask)
+        masks = [mask for mask in found if mask is not None]
         with torch.no_grad():
             value = self.rule.eval()(self.plain).clone()
         for (module, leaf), order in zip(self._owners, self._orders, strict=True):
@@ -64,10 +65,9 @@ class Computed:
             self.plain.copy_(value)
         # What was pruned meanwhile was pruned under names that are gone.
         rename(self._model, self._plain_name)
-        name = next(name for name, p in self._model.named_parameters() if p is self.plain)
-        for mask in masks:
-            if mask is not None:
-                put_masks(self._model, {name: mask})
+        if masks:
+            name = next(name for name, p in self._model.named_parameters() if p is self.plain)
+            put_masks(self._model, {name: torch.stack(masks).all(0)})
 
     @property
     def modules(self) -> list[nn.Module]:
