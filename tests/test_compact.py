@@ -161,6 +161,23 @@ def test_a_unit_that_hardly_anything_opens_stays() -> None:
     assert result.plan.removed["0.weight"] == {0: [2]}
 
 
+def test_a_unit_behind_one_that_hardly_anything_opens_stays() -> None:
+    """What it reads is zero on any numbers of a usual size, and so it seems to be constant."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)
+    )
+    with torch.no_grad():
+        net[1].weight[0], net[1].bias[0] = 1e-8, -5.0
+        net[3].weight[[1, 3]] = 0
+        net[3].weight[1, 0] = 1
+        net[3].bias[:] = 0
+    large = 1e10 * torch.eye(4)[:1] * net[0].weight[0, 0].sign()
+    before = outputs(net, large)
+    assert sc.compact(net, torch.randn(1, 4)).plan.removed["3.weight"] == {0: [3]}
+    torch.testing.assert_close(outputs(net, large), before)
+
+
 def test_units_that_only_read_each_other_go() -> None:
     class Loop(nn.Module):
         def __init__(self) -> None:
@@ -473,6 +490,53 @@ def test_features_of_a_layer_norm_stay_and_hidden_ones_go() -> None:
     )
 
 
+def test_a_gated_linear_unit_and_a_quotient_are_silent_where_their_values_are() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both, self.top, self.below = nn.Linear(4, 12), nn.Linear(6, 6), nn.Linear(4, 6)
+            self.out = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.top(F.glu(self.both(x))) / self.below(x).exp()
+            result: Tensor = self.out(h)
+            return result
+
+    torch.manual_seed(0)
+    net, x = randomise(Gated()), torch.randn(3, 4)
+    with torch.no_grad():
+        net.both.weight[2] = 0
+        net.both.bias[2] = 0
+        net.top.weight[4] = 0
+        net.top.bias[4] = 0
+    before = outputs(net, x)
+    removed = sc.compact(net, x).plan.removed
+    assert removed["both.weight"] == {0: [2, 8]}
+    assert removed["top.weight"] == {0: [4], 1: [2]}
+    assert removed["below.weight"] == {0: [4]}
+    torch.testing.assert_close(outputs(net, x), before)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.GroupNorm])
+def test_a_norm_whose_scale_and_shift_are_zero_silences_what_reads_it(norm: type) -> None:
+    """The features of a norm stay, and what only reads their zeros goes."""
+    torch.manual_seed(0)
+    normed = norm(6) if norm is nn.LayerNorm else norm(2, 6)
+    net = nn.Sequential(nn.Linear(4, 6), randomise(normed), nn.Linear(6, 5), nn.ReLU(),
+                        nn.Linear(5, 2))  # fmt: skip
+    with torch.no_grad():
+        normed.weight[[1, 2]] = 0
+        normed.bias[[1, 2]] = torch.tensor([0.0, 1.0])
+        net[2].weight[3:] = 0
+        net[2].weight[3, 1] = 1
+        net[2].weight[4, 2] = 1
+        net[2].bias[:] = 0
+    x = torch.randn(3, 4)
+    before = outputs(net, x)
+    assert sc.compact(net, x).plan.removed["2.weight"] == {0: [3]}
+    torch.testing.assert_close(outputs(net, x), before)
+
+
 class Attends(nn.Module):
     """Four heads of four features each, by default."""
 
@@ -500,6 +564,21 @@ def test_heads_get_narrower_by_what_is_zero_in_each_of_them() -> None:
         net.q.weight[places] = 0
         net.q.bias[places] = 0
         net.out.weight[:, places] = 0
+    before = outputs(net, x)
+    result = sc.compact(net, x)
+    for name in "qkv":
+        assert result.plan.removed[f"{name}.weight"] == {0: places}
+    torch.testing.assert_close(outputs(net, x), before, rtol=0, atol=1e-5)
+
+
+def test_attention_is_silent_where_its_values_are() -> None:
+    torch.manual_seed(0)
+    net, x = randomise(Attends()), torch.randn(2, 5, 6)
+    places = [1, 6, 8, 15]
+    with torch.no_grad():
+        for part in (net.q, net.v):
+            part.weight[places] = 0
+            part.bias[places] = 0
     before = outputs(net, x)
     result = sc.compact(net, x)
     for name in "qkv":
@@ -723,3 +802,104 @@ def test_code_that_cannot_run_on_noise_is_judged_by_its_weights() -> None:
         net.body.weight[5] = 0
         net.body.bias[5] = 0
     assert sc.compact(net, torch.rand(3, 4)).plan.removed["body.weight"] == {0: [3]}
+
+
+@pytest.mark.parametrize(
+    ("decides", "mixes"),
+    [
+        (lambda h: torch.where(h > 0, h, 0.0), None),
+        (lambda h: h * (h >= 0), None),
+        (lambda h: h.nan_to_num(), None),
+        (lambda h: h.round().long().float(), None),
+        (lambda h: h.topk(8).values + h, "its positions become values"),
+        (lambda h: h if bool((h == h).all()) else h[:, :0], "all mixes it with others"),
+    ],
+    ids=["where", "mask", "nan_to_num", "integers", "order", "branch"],
+)
+def test_code_that_decides_by_its_numbers(
+    decides: Callable[[Tensor], Tensor], mixes: str | None
+) -> None:
+    """Nothing but numbers can stand for any number there; what compares all units keeps them."""
+
+    class Decides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.out = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.out(decides(self.body(x)))
+            return result
+
+    torch.manual_seed(0)
+    net, x = Decides(), torch.randn(3, 4)
+    with torch.no_grad():
+        net.body.weight[5] = 0
+        net.body.bias[5] = 0
+    before = outputs(net, x)
+    if mixes is None:
+        assert sc.compact(net, x).plan.removed["body.weight"] == {0: [5]}
+    else:
+        with pytest.raises(NothingToPruneError, match=f"none of 1 all-zero.*{mixes}"):
+            sc.compact(net, x)
+    torch.testing.assert_close(outputs(net, x), before)
+
+
+def test_other_operations_each_time_are_an_error_that_says_what_helps() -> None:
+    class Wavers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.out, self.turn = nn.Linear(4, 8), nn.Linear(8, 2), iter(range(99))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = F.relu(self.body(x))
+            for _ in range(next(self.turn)):
+                h = torch.tanh(h)
+            result: Tensor = self.out(h)
+            return result
+
+    for verify in (True, False):
+        with pytest.raises(InputError, match=r"make its forward pass deterministic$"):
+            sc.compact(Wavers(), torch.randn(3, 4), verify=verify)
+
+
+def test_only_units_that_could_go_are_counted() -> None:
+    """Of a model's inputs and outputs none could."""
+    net, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(3, 4)
+    with torch.no_grad():
+        net[0].weight[:, 1] = 0
+        net[2].weight[[0, 2]] = 0
+    with pytest.raises(NothingToPruneError, match="no unit of the model is all-zero"):
+        sc.compact(net, x)
+    with torch.no_grad():
+        net[0].weight[[2, 4]] = 0
+        net[0].bias[:] = 1
+    with pytest.raises(NothingToPruneError, match="none of 2 all-zero units may go"):
+        sc.compact(net, x)
+
+
+def test_how_often_the_model_runs_does_not_grow_with_what_goes() -> None:
+    """Once more than for pruning on marks for any number, and twice to compare on noise."""
+    runs = 0
+
+    def count(module: nn.Module, given: Any) -> None:
+        nonlocal runs
+        runs += 1
+
+    counts = []
+    for zeros in (1, 4, 24):
+        torch.manual_seed(0)
+        net, x = conv2d(), torch.randn(2, 3, 8, 8)
+        with torch.no_grad():
+            for at in range(zeros):
+                layer = net[3] if at % 2 else net[0]
+                layer.weight[at // 2] = 0
+                layer.bias[at // 2] = 0
+        twin = copy.deepcopy(net)
+        for each, act in ((twin, sc.prune), (net, sc.compact)):
+            handle = each.register_forward_pre_hook(count)
+            runs = 0
+            act(each, x)
+            counts.append(runs)
+            handle.remove()
+    assert counts[::2] == [counts[0]] * 3
+    assert counts[1::2] == [counts[0] + 3] * 3

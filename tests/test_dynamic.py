@@ -9,6 +9,7 @@ import torch
 from tests.training_nets import X, Y, attached, engine, net, train
 from torch import nn
 
+import secateur as sc
 from secateur.errors import SecateurError
 from secateur.schedules import DYNAMICS, dynamic
 from secateur.specs import catalogue
@@ -35,6 +36,22 @@ LINES = [f"{name}:{OPTIONS.get(name, '')}" for name in NAMES] + [
 
 @pytest.mark.parametrize("line", LINES)
 class TestContract:
+    def test_a_mask_that_is_put_on_meanwhile_survives(self, line: str) -> None:
+        model = net()
+        method, optimizer = attached(line, model)
+        train(model, method, optimizer, 2)
+        mask = torch.ones(model[0].weight.shape, dtype=torch.bool)
+        mask[1, 2], mask[5] = False, False
+        sc.apply_masks(model, {"0.weight": mask})
+        train(model, method, optimizer, 2)
+        assert not model[0].weight[~mask].any()
+        method.finish()
+        assert not sc.masks_of(model)["0.weight"][~mask].any()
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(X), Y).backward()
+        optimizer.step()
+        assert not model[0].weight[~mask].any()
+
     @pytest.mark.parametrize("kind", ["sgd", "adam"])
     def test_it_ends_in_plain_weights_with_the_zeros_of_its_plan(
         self, line: str, kind: str

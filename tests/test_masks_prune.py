@@ -418,3 +418,26 @@ def test_a_masked_model_is_exported(tmp_path: Path) -> None:
     sc.prune(model, images(), granularity="element", budget={"sparsity": 0.5})
     sc.export(model, images(), tmp_path / "masked.onnx")
     check(model)
+
+
+@pytest.mark.parametrize("style", ["weight_norm", "spectral_norm", "old weight_norm"])
+def test_a_weight_that_is_computed_keeps_its_layout(style: str) -> None:
+    """Convolutions in channels_last: what is masked is laid out as what was computed."""
+    wrap = {
+        "weight_norm": parametrizations.weight_norm,
+        "spectral_norm": parametrizations.spectral_norm,
+        "old weight_norm": nn.utils.weight_norm,
+    }[style]
+    torch.manual_seed(0)
+    model = nn.Sequential(wrap(nn.Conv2d(3, 8, 3)), nn.ReLU(), wrap(nn.Conv2d(8, 4, 3)))
+    model = model.to(memory_format=torch.channels_last).eval()
+    x = torch.randn(2, 3, 12, 12).to(memory_format=torch.channels_last)
+    model(x)
+    strides = [model[at].weight.stride() for at in (0, 2)]
+    sc.prune(model, x, granularity="element", budget={"sparsity": 0.5})
+    model(x)
+    assert [model[at].weight.stride() for at in (0, 2)] == strides
+    (model(x).sum()).backward()
+    for at in (0, 2):
+        mask = sc.masks_of(model)[f"{at}.weight"]
+        assert not model[at].weight[~mask].any()

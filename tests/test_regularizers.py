@@ -11,6 +11,7 @@ import torch
 from tests.training_nets import X, Y, net
 from torch import Tensor, nn
 
+import secateur as sc
 from secateur.errors import InputError, NothingToPruneError, SecateurError, UnknownNameError
 from secateur.regularizers import L1, REGULARIZERS, regularizer
 from secateur.specs import catalogue
@@ -49,6 +50,22 @@ def train(model: nn.Module, reg: Any, steps: int, lr: float = 0.05) -> torch.opt
 
 @pytest.mark.parametrize("line", LINES)
 class TestContract:
+    def test_a_mask_that_is_put_on_meanwhile_survives(self, line: str) -> None:
+        model = net_for(line)
+        reg = regularizer(line, model, X)
+        train(model, reg, 2)
+        mask = torch.ones(model[0].weight.shape, dtype=torch.bool)
+        mask[1, 2], mask[5] = False, False
+        sc.apply_masks(model, {"0.weight": mask})
+        optimizer = train(model, reg, 2)
+        model.eval()
+        before = model(X)
+        reg.finish()
+        assert torch.allclose(model(X), before, atol=1e-5)
+        assert torch.equal(sc.masks_of(model)["0.weight"], mask)
+        optimizer.step()
+        assert not model[0].weight[~mask].any()
+
     def test_names_come_back_in_order_and_outputs_stay(self, line: str) -> None:
         model = net_for(line)
         keys = list(model.state_dict())
@@ -216,3 +233,36 @@ def test_a_copy_outlives_the_method_on_the_original(name: str) -> None:
     method.finish()
     assert torch.equal(average(x), before)
     assert [*net.state_dict()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_masks_by_any_name_of_a_weight_that_is_computed_survive() -> None:
+    """A tied weight under its second name; and the tensor that it is computed from."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.c(self.b(self.a(x)))
+            return result
+
+    model = Tied()
+    masks = {name: torch.ones(4, 4, dtype=torch.bool) for name in "abc"}
+    for at, mask in enumerate(masks.values()):
+        mask[at] = False
+    sc.apply_masks(model, {"a.weight": masks["a"]})
+    held = model.a.weight.detach().clone()
+    reg = regularizer("l0", model, torch.randn(2, 4))
+    sc.apply_masks(model, {"b.weight": masks["b"]})
+    sc.apply_masks(model, {"c.parametrizations.weight.original": masks["c"]})
+    reg.finish()
+    found = sc.masks_of(model)
+    assert set(found) == {"a.weight", "c.weight"}
+    assert torch.equal(found["a.weight"], masks["a"] & masks["b"])
+    assert torch.equal(found["c.weight"], masks["c"])
+    assert model.a.weight is model.b.weight
+    assert not model.b.weight[:2].any() and held[1].all()
+    plans = [sorted(plan.masks) for plan in sc.history(model)]
+    assert plans == [["a.weight"], ["b.weight"], ["c.weight"]]

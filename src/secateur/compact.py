@@ -14,12 +14,12 @@ from secateur.allocation import as_allocation
 from secateur.choose import Choice, Planner
 from secateur.costs import CostModel
 from secateur.criteria import Scores
-from secateur.errors import InputError, NothingToPruneError
+from secateur.errors import NothingToPruneError
 from secateur.graph.coupling import Group
 from secateur.graph.graph import Graph
 from secateur.idle import Idle, find_idle
-from secateur.idle.evidence import noise_like
-from secateur.inputs import ExampleInputs, Inputs, as_inputs, evaluating, run
+from secateur.idle.standin import noise_like
+from secateur.inputs import ExampleInputs, Inputs, as_inputs
 from secateur.proof import Proof
 from secateur.prune import prune_traced
 from secateur.request import Request, check_model, resolve
@@ -121,20 +121,14 @@ def compact(
         optimizer=optimizer,
         ema=ema,
         choose=_AllIdle(model, inputs, request),
-        proof=Proof([inputs, *_probes(model, inputs)], masked=False) if verify else None,
+        proof=Proof([inputs], masked=False, probes=[_probe(inputs)]) if verify else None,
     )
 
 
-def _probes(model: nn.Module, inputs: Inputs) -> list[Inputs]:
-    """Noise of the inputs' shapes, if the model runs on it."""
+def _probe(inputs: Inputs) -> Inputs:
+    """Noise of the inputs' shapes."""
     generator = torch.Generator().manual_seed(0)
-    probe = inputs.replaced(lambda name, tensor: noise_like(tensor, generator))
-    try:
-        with evaluating(model):
-            run(model, probe.fresh())
-    except InputError:
-        return []
-    return [probe]
+    return inputs.replaced(lambda name, tensor: noise_like(tensor, generator))
 
 
 class _AllIdle:
@@ -147,12 +141,13 @@ class _AllIdle:
 
     def __call__(self, graph: Graph, planner: Planner) -> Choice:
         idle = find_idle(self.model, self.inputs, graph)
+        costs = CostModel(graph, self.model)
         candidates = np.zeros(graph.n_classes, dtype=bool)
         for group in graph.groups:
             candidates[group.classes] = True
         while True:
             dead = idle.among(candidates)
-            selection = self._select(graph, dead)
+            selection = self._select(graph, costs, dead)
             if selection is None or _closed(idle, selection.removed):
                 break
             # What has to stay, for a size, lives, and so does what it reads: from the last
@@ -167,7 +162,7 @@ class _AllIdle:
             raise NothingToPruneError(_nothing(graph, idle, skipped))
         return Choice(selection, [(group.name, why) for group, _, why in skipped])
 
-    def _select(self, graph: Graph, dead: np.ndarray) -> Selection | None:
+    def _select(self, graph: Graph, costs: CostModel, dead: np.ndarray) -> Selection | None:
         """Every dead unit, of every group the number that its sizes allow."""
         if not dead.any():
             return None
@@ -175,7 +170,7 @@ class _AllIdle:
         try:
             return select(
                 graph,
-                CostModel(graph, self.model),
+                costs,
                 scores,
                 as_allocation("global"),
                 None,
@@ -219,12 +214,28 @@ def _reason(label: int, idle: Idle, dead: np.ndarray, request: Request) -> str:
 
 
 def _nothing(graph: Graph, idle: Idle, skipped: list[tuple[Group, int, str]]) -> str:
-    count = int(idle.empty.sum())
+    units = idle.empty & _inside(graph)
+    count = int(units.sum())
     if not count:
         return "nothing can be removed without a change: no unit of the model is all-zero"
     held = [f"{group.name}: {why}" for group, _, why in skipped]
-    held += [f"{name}: {reason}" for name, reason in graph.protected]
+    fixed = dict(graph.protected)
+    for member in graph.members:
+        if member.name in fixed and units[member.classes].any():
+            held.append(f"{member.name}: {fixed.pop(member.name)}")
     return (
         f"nothing can be removed without a change: none of {count} all-zero units may go "
         f"({'; '.join(held[:3])})"
     )
+
+
+def _inside(graph: Graph) -> np.ndarray:
+    """Classes that the model makes and keeps to itself: neither its inputs nor its outputs."""
+    inside = np.zeros(graph.n_classes, dtype=bool)
+    for member in graph.members:
+        if member.role == "producer":
+            inside[member.classes] = True
+    for side in ("input", "output"):
+        for _, _, classes in graph.boundary(side):
+            inside[classes] = False
+    return inside

@@ -103,6 +103,9 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
     """
     try:
         return model(*inputs.args, **inputs.kwargs)
+    except InputError:
+        # Of what watches the model, which has said what is wrong.
+        raise
     except Exception as error:
         first = first_line(error)
         raise InputError(

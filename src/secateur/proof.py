@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from secateur.decide import Decision
-from secateur.errors import ParityError
+from secateur.errors import InputError, ParityError
 from secateur.inputs import Inputs
 from secateur.surgery.apply import apply_plan
 from secateur.surgery.transaction import Snapshot
@@ -27,10 +28,13 @@ class Proof:
     inputs : list of Inputs
     masked : bool, default True
         Whether that is the model with the removed indices masked, or the model as it is.
+    probes : list of Inputs
+        More of them, which count only where the model as it was runs on them.
     """
 
     inputs: list[Inputs]
     masked: bool = True
+    probes: list[Inputs] = dataclasses.field(default_factory=list)
 
     def error(self, model: nn.Module, decision: Decision, snapshot: Snapshot) -> float:
         """Largest absolute difference; the model is put back.
@@ -66,11 +70,16 @@ class Proof:
         precision: torch.dtype | None,
     ) -> tuple[float, float]:
         plan, graph = decision.plan, decision.graph
-        expected = [self._expected(model, given, decision, precision) for given in self.inputs]
+        expected = [
+            (given, self._expected(model, given, decision, precision)) for given in self.inputs
+        ]
+        for given in self.probes:
+            with contextlib.suppress(InputError):
+                expected.append((given, self._expected(model, given, decision, precision)))
         apply_plan(plan, model)
         found = [
             difference(outputs(model, plan.narrow_inputs(given), graph, precision), wanted)
-            for given, wanted in zip(self.inputs, expected, strict=True)
+            for given, wanted in expected
         ]
         snapshot.restore()
         return max(error for error, _ in found), max(relative for _, relative in found)

@@ -22,7 +22,14 @@ class Replay(TorchDispatchMode):
     ----------
     trace : Trace
         A pass of the same model on inputs of the same shapes.
+
+    Attributes
+    ----------
+    remedy : str
+        What helps where the model runs other operations than the recorded ones.
     """
+
+    remedy = "make its forward pass deterministic"
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -57,7 +64,7 @@ class Replay(TorchDispatchMode):
         if canonical(node.op) != op:
             raise InputError(
                 f"the model runs other operations on the same inputs ({op} after {node.op}); "
-                "make its forward pass deterministic, or pass verify=False"
+                f"{self.remedy}"
             )
         self._position += 1
         return node

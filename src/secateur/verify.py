@@ -79,6 +79,8 @@ def masked_outputs(
 class _LeaveOut(Replay):
     """Leaves removed indices out of every operation that mixes them."""
 
+    remedy = f"{Replay.remedy}, or pass verify=False"
+
     def __init__(self, graph: Graph, removed: np.ndarray) -> None:
         super().__init__(graph.trace)
         self.graph = graph

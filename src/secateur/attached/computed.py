@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from secateur.attached.renaming import rename
 from secateur.attached.targets import Skipped, Target, owners
+from secateur.masks import keeper_of, mask_at, put_masks
 from secateur.parametrizations import remove_parametrizations
 
 __all__ = ["Computed", "compute_weights"]
@@ -44,7 +45,14 @@ class Computed:
             parametrize.register_parametrization(module, leaf, rule)
 
     def fold(self) -> None:
-        """Make the weight that acts in eval mode the plain one, under its old name."""
+        """Make the weight that acts in eval mode the plain one, under its old name.
+
+        What was masked meanwhile stays masked, and a tied weight is under all of its names.
+        """
+        keeper = keeper_of(self.plain)
+        found = [mask_at(module, leaf) for module, leaf in self._owners]
+        found.append(None if keeper is None else keeper.mask)
+        masks = [mask for mask in found if mask is not None]
         with torch.no_grad():
             value = self.rule.eval()(self.plain).clone()
         for (module, leaf), order in zip(self._owners, self._orders, strict=True):
@@ -58,6 +66,9 @@ class Computed:
             self.plain.copy_(value)
         # What was pruned meanwhile was pruned under names that are gone.
         rename(self._model, self._plain_name)
+        if masks:
+            name = next(name for name, p in self._model.named_parameters() if p is self.plain)
+            put_masks(self._model, {name: torch.stack(masks).all(0)})
 
     @property
     def modules(self) -> list[nn.Module]:

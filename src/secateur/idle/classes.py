@@ -142,7 +142,7 @@ def _factor(
     classes = graph.classes_of(lane)
     weight = evidence.static.get((node.index, index))
     if weight is None:
-        # Noise can miss what moves; a class that weights keep from moving it cannot.
+        # A pass can miss what moves; a class that weights keep from moving it cannot.
         used = evidence.used.get((node.index, index, dim), np.ones(classes.shape, dtype=bool))
         return _Factor(classes, used | ~stuck[classes])
     others = [

@@ -1,9 +1,10 @@
-"""What can be other than zero in a model, for any input: seen in passes on noise.
+"""What can be other than zero in a model, for any input: seen in passes that stand for all.
 
 Which features are zero for every input follows from the weights. To find it for any mix of
-operations, the model runs on numbers that stand for "anything": whatever a product of the input
-can be is replaced by noise of all sizes and both signs, and what no input can move stays as it is.
-A ReLU that no example happens to open lets noise through; a filter of zeros makes none.
+operations, the model runs once on marks that stand for "any number": whatever a product of the
+input can be is marked, and what no input can move stays as it is. A ReLU that no example happens
+to open lets marks through; a filter of zeros makes none. Code that decides by the numbers it
+reads has no use for marks; for it, noise of all sizes and both signs stands for any number.
 """
 
 from __future__ import annotations
@@ -19,21 +20,15 @@ from secateur.errors import InputError
 from secateur.graph.graph import Graph
 from secateur.graph.lanes import Lane
 from secateur.graph.trace import Node, Ref
+from secateur.idle.anything import Anything
+from secateur.idle.standin import FUSED_LAYER, PRODUCTS, Noise, StandIn
 from secateur.inputs import Inputs, evaluating, run
 from secateur.replay import Replay, matched
 
-__all__ = ["Evidence", "gather", "noise_like", "occupied"]
+__all__ = ["Evidence", "gather", "occupied"]
 
-# Passes on noise; each second one turns every sign around.
-PASSES = 8
-LOOK_UPS = {"aten::embedding", "aten::_embedding_bag", "aten::_embedding_bag_forward_only"}
-PRODUCTS = LOOK_UPS | {
-    f"aten::{name}"
-    for name in "convolution _convolution mkldnn_convolution mm bmm addmm baddbmm mv addmv dot "
-    "vdot addr ger _trilinear".split()
-}
-
-FUSED_LAYER = "aten::mkldnn_rnn_layer"
+# Passes on noise, where marks get lost; each second one turns every sign around.
+PASSES = 4
 
 
 @dataclasses.dataclass
@@ -58,73 +53,66 @@ class Evidence:
 
 
 def gather(model: nn.Module, inputs: Inputs, graph: Graph) -> Evidence:
-    """Watch the model run: once on the inputs themselves, then on noise.
+    """Watch the model run on what stands for any number.
 
-    Where the model's code cannot run on noise, nothing but weights counts as zero.
+    Where the model's code runs on neither marks nor noise, nothing but weights counts as zero.
     """
     evidence = Evidence()
+    static = graph.propagation.static
+
+    def watch(standin: StandIn) -> None:
+        given = inputs.fresh().replaced(lambda name, tensor: standin.given(tensor))
+        with _Watch(graph, evidence, standin):
+            run(model, given)
+
     with evaluating(model):
-        with _Watch(graph, evidence, None, 1.0):
-            run(model, inputs.fresh())
+        try:
+            watch(Anything(static, torch.Generator().manual_seed(0)))
+            return evidence
+        except InputError:
+            pass
         try:
             for turn in range(PASSES):
                 generator = torch.Generator().manual_seed(turn // 2)
-                sign = (-1.0) ** turn
-                noisy = inputs.fresh().replaced(
-                    lambda name, given: _noise(given, generator, sign)  # noqa: B023
-                )
-                with _Watch(graph, evidence, generator, sign):
-                    run(model, noisy)
+                watch(Noise(static, generator, (-1.0) ** turn))
                 if not any(flags.any() for flags in evidence.stuck.values()):
                     break
         except InputError:
+            with _Watch(graph, evidence, None):
+                run(model, inputs.fresh())
             for flags in evidence.used.values():
                 flags[...] = True
     return evidence
 
 
-def noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal noise in place of a floating tensor; others as they are."""
-    if not tensor.is_floating_point():
-        return tensor
-    drawn = torch.randn(tensor.shape, generator=generator)
-    return drawn.to(tensor.device, tensor.dtype).requires_grad_(tensor.requires_grad)
-
-
-def _noise(tensor: Tensor, generator: torch.Generator, sign: float) -> Tensor:
-    """Numbers of both signs and all sizes, from far below one to thousands."""
-    if not tensor.is_floating_point():
-        return tensor
-    drawn = torch.randn(tensor.shape, generator=generator)
-    return (drawn * drawn.square().mul_(100 * sign)).to(tensor.device, tensor.dtype)
-
-
 class _Watch(Replay):
-    """Notes what products and sums read; with a generator, makes noise of what they return."""
+    """Notes what products and sums read, with a stand-in for what inputs can move."""
 
-    def __init__(
-        self, graph: Graph, evidence: Evidence, generator: torch.Generator | None, sign: float
-    ) -> None:
+    def __init__(self, graph: Graph, evidence: Evidence, standin: StandIn | None) -> None:
         super().__init__(graph.trace)
         self.p = graph.propagation
         self.evidence = evidence
-        self.generator = generator
-        self.sign = sign
+        self.standin = standin
 
     def carry_out(
         self, node: Node, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         given = dict(matched((node.args, node.kwargs), (args, kwargs)))
-        result = func(*args, **kwargs)
-        if self.generator is not None and self._makes_anything(node, given):
-            result = self._anything(node, func, args, kwargs, result)
-        elif self.generator is not None and node.op == FUSED_LAYER:
-            # Its gates never close for good, so a unit that says nothing has no weights to.
-            self._still(node.outputs[0], result[0] != 0)
         scale = self._scale(node)
         if scale is not None:
             self._still(scale, given[scale] != 0)
+        if self.standin is None:
+            result = func(*args, **kwargs)
+        elif self._makes_anything(node, given):
+            result, moves = self.standin.product(node, func, args, kwargs)
+            self._still(node.outputs[0], moves)
+        else:
+            result = self.standin.other(node, func, args, kwargs, given)
+            if node.op == FUSED_LAYER:
+                # Its gates never close for good, so a unit that says nothing has no weights to.
+                self._still(node.outputs[0], result[0] != 0)
         if node.index in self.p.contractions or node.index in self.p.reductions:
+            # A recurrent layer reads what it made one step before.
             made = result if isinstance(result, (tuple, list)) else (result,)
             given.update(zip(node.outputs, made, strict=False))
             self._note(node, given)
@@ -132,25 +120,6 @@ class _Watch(Replay):
 
     def _makes_anything(self, node: Node, given: dict[int, Tensor]) -> bool:
         return node.op in PRODUCTS and not all(self.p.static[index] for index in given)
-
-    def _anything(
-        self, node: Node, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
-    ) -> Any:
-        """Noise wherever an input can move the result, and the result itself elsewhere."""
-        single = isinstance(result, Tensor)
-        first = result if single else result[0]
-        if node.op in LOOK_UPS:
-            table = args[0]
-            still = torch.zeros_like(first)
-            moves = (table != 0).any(0).expand(first.shape)
-        else:
-            still = func(*(self._emptied(a, b) for a, b in zip(node.args, args, strict=True)),
-                         **kwargs)  # fmt: skip
-            moves = first != still
-        assert self.generator is not None
-        noisy = torch.where(moves, _noise(first, self.generator, self.sign), still)
-        self._still(node.outputs[0], moves)
-        return noisy if single else type(result)((noisy, *result[1:]))
 
     def _still(self, index: int, moves: Tensor) -> None:
         for dim, lane in enumerate(self.p.layout(index)):
@@ -166,13 +135,6 @@ class _Watch(Replay):
         factors = node.inputs if node.op == "aten::mul" else []
         static = [index for index in factors if self.p.static[index]]
         return static[0] if len(static) == 1 < len(factors) else None
-
-    def _emptied(self, recorded: Any, given: Any) -> Any:
-        """A factor that inputs change at zero; weights and biases as they are."""
-        found = list(matched(recorded, given)) if isinstance(given, Tensor) else []
-        if not found or self.p.static[found[0][0]] or not given.is_floating_point():
-            return given
-        return torch.zeros_like(given)
 
     def _note(self, node: Node, given: dict[int, Tensor]) -> None:
         read = [place for factors in self.p.contractions.get(node.index, ()) for place in factors]

@@ -28,7 +28,7 @@ class Masked(nn.Module):
         self.register_buffer("gone", gone.to(torch.uint8), persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight.masked_fill(self.gone.bool(), 0)
+        return _without(weight, self.gone)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight
@@ -46,7 +46,12 @@ class MaskedAfterHook:
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         weight = getattr(module, self.leaf)
-        setattr(module, self.leaf, weight.masked_fill(getattr(module, self.buffer).bool(), 0))
+        setattr(module, self.leaf, _without(weight, getattr(module, self.buffer)))
+
+
+def _without(weight: Tensor, gone: Tensor) -> Tensor:
+    """Zeros where entries are gone; laid out as the weight is, whatever the mask's layout."""
+    return weight.clone().masked_fill_(gone.bool(), 0)
 
 
 def masked_of(module: nn.Module, leaf: str) -> Masked | None:
