@@ -6,6 +6,7 @@ from secateur.allocation.base import ALLOCATIONS, Allocation, as_allocation
 from secateur.allocation.densities import ERK, UniformPlus
 from secateur.allocation.global_ import Global
 from secateur.allocation.groups import GroupScores, judged_order
+from secateur.allocation.isomorphic import Isomorphic
 from secateur.allocation.lamp import LAMP
 from secateur.allocation.problem import Amounts, Problem
 from secateur.allocation.uniform import Uniform
@@ -18,6 +19,7 @@ __all__ = [
     "Amounts",
     "Global",
     "GroupScores",
+    "Isomorphic",
     "Problem",
     "Uniform",
     "UniformPlus",

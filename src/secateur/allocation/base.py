@@ -34,9 +34,12 @@ class Allocation(Spelled, ABC):
         The name in messages and plans.
     structured : bool
         Whether it serves structured granularities.
+    by_kind : bool
+        Whether it asks which groups are of the same structure.
     """
 
     structured: ClassVar[bool] = True
+    by_kind: ClassVar[bool] = False
 
     def amounts(self, problem: Problem) -> Amounts:
         """Return how many units of every group go.

@@ -1,0 +1,54 @@
+"""Allocations of structured pruning: what every group keeps, and what was tried on the way."""
+
+from __future__ import annotations
+
+from docs._pictures.drawing import GONE, INK, KEPT, OTHER, panels, picture
+from docs._pictures.nets import Residual, batches, trained
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import secateur as sc
+from secateur.graph import trace
+from secateur.graph.kinds import kinds
+from secateur.prune import Result
+
+BUDGET = {"macs": 0.4}
+IMAGES = batches()[0][0][:1]
+
+
+def kept_shares(axes: Axes, result: Result, other: Result, names: list[str]) -> None:
+    """Bars of what every group keeps, beside what it keeps under another allocation."""
+    places = range(len(result.groups))
+    for shift, found, style in (
+        (-0.18, result, {"color": KEPT}),
+        (0.18, other, {"facecolor": "none", "edgecolor": INK}),
+    ):
+        shares = [100 * group.after / group.before for group in found.groups]
+        axes.bar([place + shift for place in places], shares, width=0.36, **style)
+    labels = [f"{group.name.removesuffix('.weight')}\n{group.before}" for group in result.groups]
+    axes.set_xticks(places, labels)
+    axes.tick_params(axis="x", length=0)
+    axes.legend(names, loc="upper right")
+    axes.set(ylim=(0, 130), yticks=[0, 50, 100], title="Units of each group that stay, %")
+
+
+@picture("allocations/isomorphic")
+def isomorphic() -> Figure:
+    names = ["isomorphic", "global:normalize=raw"]
+    results = [
+        sc.prune(trained(Residual), IMAGES, allocation=name, budget=BUDGET) for name in names
+    ]
+    figure, (shares, sets) = panels()
+    kept_shares(shares, results[0], results[1], names)
+    alike = kinds(trace(trained(Residual), IMAGES))
+    for place, kind in enumerate(dict.fromkeys(alike)):
+        for shift, result, colour in ((-0.18, results[0], GONE), (0.18, results[1], OTHER)):
+            mine = [group for group, own in zip(result.groups, alike, strict=True) if own == kind]
+            lost = 1 - sum(group.after for group in mine) / sum(group.before for group in mine)
+            bar = sets.bar([place + shift], [100 * lost], width=0.36, color=colour)
+            sets.bar_label(bar, fmt="%.0f", padding=1, fontsize=8, color=INK)
+    sets.set_xticks(range(2), ["residual stream", "inside of blocks"])
+    sets.tick_params(axis="x", length=0)
+    sets.legend(names, loc="upper right")
+    sets.set(ylim=(0, 130), yticks=[0, 50, 100], title="Units that each set lost, %")
+    return figure
