@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import torch
 from docs._pictures.drawing import GONE, INK, KEPT, OTHER, panels, picture
 from docs._pictures.nets import Residual, batches, trained
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import nn
 
 import secateur as sc
+from secateur.data import load_digits
 from secateur.graph import trace
 from secateur.graph.kinds import kinds
 from secateur.prune import Result
 
 BUDGET = {"macs": 0.4}
 IMAGES = batches()[0][0][:1]
+
+
+def accuracy(model: nn.Module) -> float:
+    """Percent of the validation digits that a model tells right."""
+    split = load_digits(size=8).val
+    with torch.no_grad():
+        return 100 * float((model(split.inputs).argmax(1) == split.labels).double().mean())
+
+
+class Log:
+    """Measures models, and notes how large and how good every one was."""
+
+    def __init__(self) -> None:
+        self.macs: list[float] = []
+        self.values: list[float] = []
+        self._dense = sc.profile(trained(Residual), IMAGES).macs
+
+    def __call__(self, model: nn.Module) -> float:
+        self.macs.append(100 * sc.profile(model, IMAGES).macs / self._dense)
+        self.values.append(accuracy(model))
+        return self.values[-1]
 
 
 def kept_shares(axes: Axes, result: Result, other: Result, names: list[str]) -> None:
@@ -51,4 +75,22 @@ def isomorphic() -> Figure:
     sets.tick_params(axis="x", length=0)
     sets.legend(names, loc="upper right")
     sets.set(ylim=(0, 130), yticks=[0, 50, 100], title="Units that each set lost, %")
+    return figure
+
+
+@picture("allocations/netadapt")
+def netadapt() -> Figure:
+    log, names = Log(), ["netadapt", "uniform"]
+    found = sc.prune(
+        trained(Residual), IMAGES, allocation="netadapt:step=0.05", budget=BUDGET, evaluate=log
+    )
+    other = sc.prune(trained(Residual), IMAGES, allocation="uniform", budget=BUDGET)
+    figure, (shares, tried) = panels()
+    kept_shares(shares, found, other, names)
+    tried.scatter(log.macs, log.values, s=9, color=KEPT, label="proposals of netadapt")
+    for result, colour, name in ((found, GONE, "the last one taken"), (other, INK, "uniform")):
+        macs = 100 * result.after.macs / result.before.macs
+        tried.scatter([macs], [accuracy(result.model)], s=40, color=colour, label=name)
+    tried.legend(loc="lower right")
+    tried.set(xlabel="MACs left, %", title="Accuracy of what was tried, %")
     return figure

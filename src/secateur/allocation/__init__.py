@@ -8,6 +8,7 @@ from secateur.allocation.global_ import Global
 from secateur.allocation.groups import GroupScores, judged_order
 from secateur.allocation.isomorphic import Isomorphic
 from secateur.allocation.lamp import LAMP
+from secateur.allocation.netadapt import NetAdapt
 from secateur.allocation.problem import Amounts, Problem
 from secateur.allocation.uniform import Uniform
 
@@ -20,6 +21,7 @@ __all__ = [
     "Global",
     "GroupScores",
     "Isomorphic",
+    "NetAdapt",
     "Problem",
     "Uniform",
     "UniformPlus",
