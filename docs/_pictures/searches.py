@@ -94,3 +94,30 @@ def netadapt() -> Figure:
     tried.legend(loc="lower right")
     tried.set(xlabel="MACs left, %", title="Accuracy of what was tried, %")
     return figure
+
+
+def searched(name: str, spec: str) -> Figure:
+    """What a search chose, and how good the trials on the way were."""
+    log, names = Log(), [name, "uniform"]
+    found = sc.prune(trained(Residual), IMAGES, allocation=spec, budget=BUDGET, evaluate=log)
+    other = sc.prune(trained(Residual), IMAGES, allocation="uniform", budget=BUDGET)
+    figure, (shares, tried) = panels()
+    kept_shares(shares, found, other, names)
+    places = range(1, len(log.values) + 1)
+    tried.scatter(places, log.values, s=9, color=KEPT, label="tried")
+    tops = [max(log.values[:place]) for place in places]
+    tried.plot(places, tops, color=GONE, drawstyle="steps-post", label="best so far")
+    tried.axhline(accuracy(other.model), color=INK, linewidth=0.8, linestyle=":", label="uniform")
+    tried.legend(loc="lower right")
+    tried.set(xlabel="models tried", title=f"{name}: accuracy at 40 % of the MACs, %")
+    return figure
+
+
+@picture("allocations/evolution")
+def evolution() -> Figure:
+    return searched("evolution", "evolution:population=8,generations=8")
+
+
+@picture("allocations/bayes")
+def bayes() -> Figure:
+    return searched("bayes", "bayes:trials=72")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from secateur.allocation.base import ALLOCATIONS, Allocation, as_allocation
+from secateur.allocation.bayes import Bayes
 from secateur.allocation.densities import ERK, UniformPlus
+from secateur.allocation.evolution import Evolution
 from secateur.allocation.global_ import Global
 from secateur.allocation.groups import GroupScores, judged_order
 from secateur.allocation.isomorphic import Isomorphic
@@ -18,6 +20,8 @@ __all__ = [
     "LAMP",
     "Allocation",
     "Amounts",
+    "Bayes",
+    "Evolution",
     "Global",
     "GroupScores",
     "Isomorphic",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from secateur.allocation.base import Allocation
 from secateur.allocation.groups import GroupScores
 from secateur.allocation.problem import Amounts, Problem
+from secateur.errors import InputError
 
-__all__ = ["Excess", "Searching", "onwards", "scaled"]
+__all__ = ["Excess", "Searching", "onwards", "scaled", "shares_of", "whole"]
 
 
 class Searching(Allocation):
@@ -49,7 +50,21 @@ class Excess:
         return self.problem.met(amounts) if target <= 0 else self(amounts) <= target + 1e-9
 
 
-def scaled(problem: Problem, shares: Sequence[float]) -> Amounts:
+def whole(allocation: str, option: str, value: object, least: int) -> int:
+    """An option that has to be an integer of at least so much."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(
+            f"allocation {allocation!r}: {option}={value!r} must be an integer of at least {least}"
+        )
+    return value
+
+
+def shares_of(problem: Problem, amounts: Amounts) -> np.ndarray:
+    """What every group loses of all that it may; a hundredth at least, so that it can be scaled."""
+    return np.clip(np.asarray(amounts) / np.maximum(problem.most, 1), 0.01, 1.0)
+
+
+def scaled(problem: Problem, shares: Sequence[float] | np.ndarray) -> Amounts:
     """The least multiple of positive shares, each up to all that may go, that meets the budget.
 
     Examples
@@ -59,10 +74,7 @@ def scaled(problem: Problem, shares: Sequence[float]) -> Amounts:
     >>> scaled(problem, [1, 2]), scaled(problem, [1, 100])
     ((3, 6), (2, 7))
     """
-    wanted = np.asarray(shares, dtype=np.float64) * problem.most
-    # At this multiple even the smallest share is whole.
-    return _least(problem, lambda t: problem.floor(np.minimum(t * wanted, problem.most).tolist()),
-                  1 / min(shares))  # fmt: skip
+    return _least(problem, np.zeros(len(problem.most)), np.asarray(shares) * problem.most)
 
 
 def onwards(problem: Problem, amounts: Amounts) -> Amounts:
@@ -75,16 +87,27 @@ def onwards(problem: Problem, amounts: Amounts) -> Amounts:
     >>> onwards(problem, (7, 0)), onwards(problem, (7, 5))
     ((7, 2), (7, 5))
     """
-    here, most = np.asarray(amounts), np.asarray(problem.most)
-    return _least(problem, lambda t: problem.floor((here + t * (most - here)).tolist()), 1.0)
+    here = np.asarray(amounts, dtype=np.float64)
+    return _least(problem, here, problem.most - here)
 
 
-def _least(problem: Problem, at: Callable[[float], Amounts], high: float) -> Amounts:
-    """Where a path that meets the budget at its end does so first."""
-    low = 0.0
-    if problem.met(at(low)):
-        return at(low)
-    while at(low) != at(high) and high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if problem.met(at(middle)) else (middle, high)
-    return at(high)
+def _least(problem: Problem, start: np.ndarray, rates: np.ndarray) -> Amounts:
+    """Where the budget is met first on the way from `start`, at these rates, to all that may go."""
+
+    def at(time: float) -> Amounts:
+        return problem.floor(np.minimum(start + time * rates, problem.most).tolist())
+
+    # Only where a group comes to its next allowed amount does anything change.
+    times = np.unique(np.concatenate([[0.0], *(
+        (counts[counts > first] - first) / rate
+        for counts, first, rate in zip(problem.allowed, start, rates, strict=True)
+        if rate > 0
+    )]))  # fmt: skip
+    low, high = 0, len(times) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if problem.met(at(times[middle])):
+            high = middle
+        else:
+            low = middle + 1
+    return at(times[low])
