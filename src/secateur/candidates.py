@@ -32,6 +32,8 @@ class Candidates:
     evaluate : callable
         ``evaluate(model) -> float``, higher is better.
     seed : int
+    tune : callable, optional
+        ``tune(model)`` trains a copy before it is evaluated, in place.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class Candidates:
         plan: Callable[[np.ndarray], Plan],
         evaluate: Callable[[nn.Module], float],
         seed: int = 0,
+        tune: Callable[[nn.Module], object] | None = None,
     ) -> None:
-        self.model, self.seed = model, seed
+        self.model, self.seed, self._tune = model, seed, tune
         self._plan, self._evaluate = plan, evaluate
         self._known: dict[bytes, float] = {}
 
@@ -51,7 +54,7 @@ class Candidates:
         Raises
         ------
         InputError
-            When `evaluate` fails, or returns no finite number.
+            When `tune` or `evaluate` fails, or `evaluate` returns no finite number.
         """
         key = np.packbits(removed).tobytes()
         if key not in self._known:
@@ -59,8 +62,28 @@ class Candidates:
             candidate = copy.deepcopy(self.model).eval()
             if removed.any():
                 plan.apply(candidate)
+                if self._tune is not None:
+                    tuned(self._tune, candidate, self.seed)
             self._known[key] = measured(self._evaluate, candidate, self.seed)
         return self._known[key]
+
+
+def tuned(tune: Callable[[nn.Module], object], model: nn.Module, seed: int = 0) -> None:
+    """Train a copy for a while; it is in eval mode afterwards.
+
+    Raises
+    ------
+    InputError
+        When `tune` raises.
+    """
+    with seeded(seed):
+        try:
+            tune(model)
+        except Exception as error:
+            raise InputError(
+                f"tune raised {type(error).__name__} on a pruned copy of the model: {error}"
+            ) from error
+    model.eval()
 
 
 def measured(evaluate: Callable[[nn.Module], float], model: nn.Module, seed: int = 0) -> float:

@@ -61,7 +61,9 @@ class ByBudget:
         request = self.request
         candidates = None
         if request.evaluate is not None:
-            candidates = Candidates(self.model, planner, request.evaluate, request.seed)
+            candidates = Candidates(
+                self.model, planner, request.evaluate, request.seed, request.allocation.tune
+            )
         costs = CostModel(graph, self.model)
         scores = self.scorer.classes(graph)
         selection = select(

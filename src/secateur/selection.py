@@ -13,6 +13,7 @@ from secateur.criteria import Scores
 from secateur.errors import BudgetError, NothingToPruneError
 from secateur.graph.coupling import Group
 from secateur.graph.graph import Graph
+from secateur.graph.kinds import kinds
 
 __all__ = ["Selection", "select"]
 
@@ -76,8 +77,9 @@ def select(
     groups = graph.groups
     units = [group.units(scores.values) for group in groups]
     limits = [_allowed(graph, group, min_keep, round_to) for group in groups]
+    alike = kinds(graph) if allocation.by_kind else [""] * len(groups)
     listed = []
-    for group, rows, allowed in zip(groups, units, limits, strict=True):
+    for group, rows, allowed, kind in zip(groups, units, limits, alike, strict=True):
         judged = scores.judged[rows].all(axis=1) & (allowed[-1] > 0)
         judged &= ~_last_of_a_tensor(graph, group, rows, min_keep)
         listed.append(
@@ -87,6 +89,7 @@ def select(
                 np.full(len(rows), rows.shape[1], dtype=np.float64),
                 judged,
                 comparable,
+                kind,
             )
         )
     ranked = [judged_order(group) for group in listed]

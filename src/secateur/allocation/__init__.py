@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from secateur.allocation.base import ALLOCATIONS, Allocation, as_allocation
+from secateur.allocation.bayes import Bayes
 from secateur.allocation.densities import ERK, UniformPlus
+from secateur.allocation.evolution import Evolution
 from secateur.allocation.global_ import Global
 from secateur.allocation.groups import GroupScores, judged_order
+from secateur.allocation.isomorphic import Isomorphic
 from secateur.allocation.lamp import LAMP
+from secateur.allocation.netadapt import NetAdapt
 from secateur.allocation.problem import Amounts, Problem
 from secateur.allocation.uniform import Uniform
 
@@ -16,8 +20,12 @@ __all__ = [
     "LAMP",
     "Allocation",
     "Amounts",
+    "Bayes",
+    "Evolution",
     "Global",
     "GroupScores",
+    "Isomorphic",
+    "NetAdapt",
     "Problem",
     "Uniform",
     "UniformPlus",

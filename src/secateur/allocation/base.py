@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur import specs
 from secateur.allocation.groups import GroupScores, checked, judged_order
@@ -34,9 +34,15 @@ class Allocation(Spelled, ABC):
         The name in messages and plans.
     structured : bool
         Whether it serves structured granularities.
+    by_kind : bool
+        Whether it asks which groups are of the same structure.
+    tune : callable or None
+        What is done to a pruned copy of the model before it is tried out.
     """
 
     structured: ClassVar[bool] = True
+    by_kind: ClassVar[bool] = False
+    tune: Callable[[nn.Module], object] | None = None
 
     def amounts(self, problem: Problem) -> Amounts:
         """Return how many units of every group go.

@@ -27,6 +27,9 @@ class GroupScores:
         False for units that the criterion could not judge, which never go; all True by default.
     comparable : bool, default False
         Whether raw scores share one unit of measure with those of other groups.
+    kind : str, default ""
+        A signature of the group's structure, equal for groups of the same one; filled in for
+        allocations that go by it.
     """
 
     name: str
@@ -34,6 +37,7 @@ class GroupScores:
     weights: np.ndarray | None = None
     judged: np.ndarray | None = None
     comparable: bool = False
+    kind: str = ""
 
 
 def judged_order(group: GroupScores) -> np.ndarray:
