@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from secateur.allocation.base import ALLOCATIONS, Allocation, as_allocation
+from secateur.allocation.curves import Curve, Sensitivity, checked_ratios
 from secateur.allocation.densities import ERK, UniformPlus
 from secateur.allocation.global_ import Global
 from secateur.allocation.groups import GroupScores, judged_order
 from secateur.allocation.lamp import LAMP
-from secateur.allocation.problem import Amounts, Problem
+from secateur.allocation.problem import Amounts, Problem, no_evaluate
+from secateur.allocation.sensitivity import SensitivityScan, scan
 from secateur.allocation.uniform import Uniform
 
 __all__ = [
@@ -16,11 +18,17 @@ __all__ = [
     "LAMP",
     "Allocation",
     "Amounts",
+    "Curve",
     "Global",
     "GroupScores",
     "Problem",
+    "Sensitivity",
+    "SensitivityScan",
     "Uniform",
     "UniformPlus",
     "as_allocation",
+    "checked_ratios",
     "judged_order",
+    "no_evaluate",
+    "scan",
 ]
