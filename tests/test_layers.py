@@ -29,10 +29,10 @@ attached
 regularizers schedules
 callbacks
 request result
-refit choose
+refit choose scan
 decide sparsify
 proof
-prune
+prune sensitivity
 pruner report compact
 demo
 cli

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from secateur import errors
+    from secateur.allocation import Sensitivity
     from secateur.callbacks import follow, huggingface_callback, lightning_callback
     from secateur.compact import compact
     from secateur.export import export
@@ -24,18 +25,22 @@ if TYPE_CHECKING:
     from secateur.recover import recalibrate_batchnorm, recover
     from secateur.regularizers import regularizer
     from secateur.result import Result
+    from secateur.scan import Evaluation
     from secateur.schedules import Rewind, dynamic
+    from secateur.sensitivity import sensitivity
     from secateur.sparse.permute import permute_for_nm
     from secateur.surgery.graph_form import to_graph
 
 # Imported on first use, so that `import secateur` costs next to nothing.
 _HOMES = {
+    "Evaluation": "secateur.scan",
     "Graph": "secateur.graph",
     "Plan": "secateur.plan",
     "Profile": "secateur.profiling",
     "Pruner": "secateur.pruner",
     "Result": "secateur.result",
     "Rewind": "secateur.schedules",
+    "Sensitivity": "secateur.allocation",
     "apply_masks": "secateur.masks",
     "compact": "secateur.compact",
     "dynamic": "secateur.schedules",
@@ -55,17 +60,20 @@ _HOMES = {
     "regularizer": "secateur.regularizers",
     "remove_masks": "secateur.masks",
     "save": "secateur.persist",
+    "sensitivity": "secateur.sensitivity",
     "to_graph": "secateur.surgery.graph_form",
     "trace": "secateur.graph",
 }
 
 __all__ = [
+    "Evaluation",
     "Graph",
     "Plan",
     "Profile",
     "Pruner",
     "Result",
     "Rewind",
+    "Sensitivity",
     "apply_masks",
     "compact",
     "dynamic",
@@ -86,6 +94,7 @@ __all__ = [
     "regularizer",
     "remove_masks",
     "save",
+    "sensitivity",
     "to_graph",
     "trace",
 ]

@@ -14,11 +14,15 @@ from secateur.errors import InputError
 from secateur.observing import seeded
 from secateur.plan import Plan
 
-__all__ = ["Candidates"]
+__all__ = ["Candidates", "measured", "steady"]
+
+
+# What sums in another order may differ by, relatively; below any difference worth a decision.
+NOISE = 1e-6
 
 
 class Candidates:
-    """Tries pruned copies of a model out, each choice once.
+    """Tries pruned copies of a model out, each choice once, and the dense one twice.
 
     The model itself is neither run nor changed. Every copy is really smaller, so that what is
     measured is what pruning would give, and in eval mode. The random state is the same at the
@@ -64,7 +68,8 @@ class Candidates:
                 plan.apply(candidate)
                 if self._tune is not None:
                     tuned(self._tune, candidate, self.seed)
-            self._known[key] = measured(self._evaluate, candidate, self.seed)
+            judged = measured if removed.any() else steady
+            self._known[key] = judged(self._evaluate, candidate, self.seed)
         return self._known[key]
 
 
@@ -86,6 +91,23 @@ def tuned(tune: Callable[[nn.Module], object], model: nn.Module, seed: int = 0) 
     model.eval()
 
 
+def steady(evaluate: Callable[[nn.Module], float], model: nn.Module, seed: int = 0) -> float:
+    """What `evaluate` says of a model, both times that it is asked.
+
+    Raises
+    ------
+    InputError
+        When it does not say the same twice, and where `measured` does.
+    """
+    first, second = measured(evaluate, model, seed), measured(evaluate, model, seed)
+    if abs(first - second) > NOISE * max(abs(first), abs(second)):
+        raise InputError(
+            f"evaluate is not deterministic: {first!r}, then {second!r} for the same model; let it "
+            "use the same data in the same order every time, without random changes"
+        )
+    return first
+
+
 def measured(evaluate: Callable[[nn.Module], float], model: nn.Module, seed: int = 0) -> float:
     """What `evaluate` says of a model.
 
@@ -99,7 +121,7 @@ def measured(evaluate: Callable[[nn.Module], float], model: nn.Module, seed: int
             value = evaluate(model)
         except Exception as error:
             raise InputError(
-                f"evaluate raised {type(error).__name__} on a pruned copy of the model: {error}"
+                f"evaluate raised {type(error).__name__} on a copy of the model: {error}"
             ) from error
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         value = value.item()

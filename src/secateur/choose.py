@@ -59,11 +59,6 @@ class ByBudget:
 
     def __call__(self, graph: Graph, planner: Planner) -> Choice:
         request = self.request
-        candidates = None
-        if request.evaluate is not None:
-            candidates = Candidates(
-                self.model, planner, request.evaluate, request.seed, request.allocation.tune
-            )
         costs = CostModel(graph, self.model)
         scores = self.scorer.classes(graph)
         selection = select(
@@ -76,7 +71,7 @@ class ByBudget:
             min_keep=request.min_keep,
             round_to=request.round_to,
             comparable=request.criterion.comparable,
-            evaluate=candidates,
+            evaluate=self.trials(graph, planner),
             seed=request.seed,
         )
         skipped = [
@@ -85,3 +80,12 @@ class ByBudget:
             if not scores.judged[group.classes].any()
         ]
         return Choice(selection, skipped)
+
+    def trials(self, graph: Graph, planner: Planner) -> Callable[[np.ndarray], float] | None:
+        """Classes that go, as a mask -> how good the model is without them."""
+        request = self.request
+        if request.evaluate is None:
+            return None
+        return Candidates(
+            self.model, planner, request.evaluate, request.seed, request.allocation.tune
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from secateur.allocation import Allocation
+from secateur.allocation import Allocation, Sensitivity, no_evaluate
+from secateur.candidates import steady
 from secateur.errors import InputError, NothingToPruneError, ParityError
 from secateur.inputs import Inputs, evaluating, named_tensors, run
 from secateur.layerwise import Amount
@@ -21,15 +23,17 @@ from secateur.profiling import profile
 from secateur.refit import check_data, refit
 from secateur.request import Request
 from secateur.result import GroupSummary, Result
+from secateur.scan import Ledger, Opaque, repeatable, scan_weights
 from secateur.sparse.base import Chosen, SparseGranularity, Task
 from secateur.sparse.scoring import SparseScorer
+from secateur.sparse.semi import SemiStructured
 from secateur.sparse.tiles import Tiling
 from secateur.surgery.apply import apply_plan
 from secateur.surgery.transaction import transaction
 from secateur.verify import difference
 from secateur.weights import Weight, prunable_weights
 
-__all__ = ["sparsify"]
+__all__ = ["masks_on", "sparsify", "weights_for"]
 
 
 def sparsify(
@@ -45,8 +49,8 @@ def sparsify(
     """Prune to a sparsity on a resolved request; see :func:`secateur.prune`."""
     check_data(request)
     before = profile(model, inputs)
-    weights, skipped = _weights(model, request, granularity)
-    held = _masks(model, weights)
+    weights, skipped = weights_for(model, request, granularity)
+    held = masks_on(model, weights)
     chosen, masks = _chosen(model, inputs, request, granularity, weights, dict(held))
     plan = Plan(settings={**request.settings, **chosen.settings}, masks=masks)
     plan.shapes = {weight.name: list(weight.shape) for weight in weights}
@@ -73,7 +77,8 @@ def _chosen(
     held: dict[str, Tensor],
 ) -> tuple[Chosen, dict[str, Tensor]]:
     """What stays, with masks that were there before; scored anew after every round."""
-    criterion, allocation = request.criterion, request.allocation
+    criterion = request.criterion
+    allocation = _informed(model, inputs, request, granularity, weights, held)
     made: dict[str, Tensor] = {}
 
     def scorer(units: Sequence[tuple[Weight, Tiling]]) -> SparseScorer:
@@ -115,6 +120,34 @@ def _chosen(
     return choose(granularity, request.budget.get("sparsity")), made
 
 
+def _informed(
+    model: nn.Module,
+    inputs: Inputs,
+    request: Request,
+    granularity: SparseGranularity,
+    weights: list[Weight],
+    held: Mapping[str, Tensor],
+) -> Allocation:
+    """The allocation, which may try out first what zeros in each weight cost."""
+    if isinstance(granularity, SemiStructured):
+        # The share is the same everywhere, and nothing is left to allocate.
+        return request.allocation
+    request.data = repeatable(request.data)
+
+    def scanned(ratios: tuple[float, ...]) -> Sensitivity:
+        evaluate, seed = request.evaluate, request.seed
+        if evaluate is None:
+            raise no_evaluate(request.allocation.name)
+        baseline = steady(evaluate, copy.deepcopy(model).eval(), seed)
+        ledger = Ledger(None, "", seed, baseline)
+        judge = Opaque(evaluate, seed)
+        return scan_weights(
+            model, inputs, request, granularity, weights, held, ratios, judge, ledger, baseline
+        )
+
+    return request.allocation.informed([weight.name for weight in weights], scanned)
+
+
 def _on_the_way(
     request: Request,
     granularity: SparseGranularity,
@@ -149,9 +182,10 @@ def _amounts(
     return {name: each for name, each in amounts.items() if each is not None}, dict(held)
 
 
-def _weights(
+def weights_for(
     model: nn.Module, request: Request, granularity: SparseGranularity
 ) -> tuple[list[Weight], list[tuple[str, str]]]:
+    """The weights that a granularity prunes, and why it leaves each of the others."""
     weights: list[Weight] = []
     skipped: list[tuple[str, str]] = []
     for weight in prunable_weights(model):
@@ -169,7 +203,7 @@ def _weights(
     return weights, skipped
 
 
-def _masks(model: nn.Module, weights: Sequence[Weight]) -> dict[str, Tensor]:
+def masks_on(model: nn.Module, weights: Sequence[Weight]) -> dict[str, Tensor]:
     """The masks that are on weights already."""
     found = {
         weight.name: mask_at(model.get_submodule(weight.module), weight.leaf) for weight in weights

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from secateur import specs
+from secateur.allocation.curves import Sensitivity
 from secateur.allocation.groups import GroupScores, checked, judged_order
 from secateur.allocation.problem import Amounts, Problem
 from secateur.errors import InputError
@@ -139,6 +140,20 @@ class Allocation(Spelled, ABC):
             f"allocation {self.name!r} is for structured granularities; sparse ones take "
             "'global' or 'uniform'"
         )
+
+    def informed(
+        self, names: Sequence[str], scanned: Callable[[tuple[float, ...]], Sensitivity]
+    ) -> Allocation:
+        """Return the allocation with what it wants to know of weights before it spreads zeros.
+
+        Parameters
+        ----------
+        names : sequence of str
+            The weights, in the order in which `sparsities` is given their shapes.
+        scanned : callable
+            Shares to try -> how sensitive the model is to such shares of zeros in every weight.
+        """
+        return self
 
     def ranked(self, scores: Tensor, squared: bool) -> Tensor:
         """Return what the units of one weight are ranked by against those of others.

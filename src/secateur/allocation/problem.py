@@ -10,7 +10,7 @@ import numpy as np
 from secateur.allocation.groups import GroupScores
 from secateur.errors import InputError
 
-__all__ = ["Amounts", "Problem"]
+__all__ = ["Amounts", "Problem", "no_evaluate"]
 
 Amounts = tuple[int, ...]
 """How many units every group loses."""
@@ -85,8 +85,13 @@ class Problem:
             When no `evaluate` was given.
         """
         if self.evaluate is None:
-            raise InputError(
-                f"allocation {asks!r} tries models out: pass evaluate=, a function from a model "
-                "to a number, higher is better, such as accuracy on a split kept for it"
-            )
+            raise no_evaluate(asks)
         return self.evaluate(amounts)
+
+
+def no_evaluate(asks: str) -> InputError:
+    """The error of an allocation that has nothing to try models out by."""
+    return InputError(
+        f"allocation {asks!r} tries models out: pass evaluate=, a function from a model "
+        "to a number, higher is better, such as accuracy on a split kept for it"
+    )

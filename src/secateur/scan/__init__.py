@@ -1,0 +1,22 @@
+"""Trying out, one part of a model at a time: what was measured, on disk, and what is left to do."""
+
+from __future__ import annotations
+
+from secateur.scan.evaluation import Evaluation
+from secateur.scan.ledger import Ledger, fingerprint
+from secateur.scan.pace import Pace
+from secateur.scan.parts import repeatable, scan_weights
+from secateur.scan.trials import Judge, Opaque, Trials, masked_copy
+
+__all__ = [
+    "Evaluation",
+    "Judge",
+    "Ledger",
+    "Opaque",
+    "Pace",
+    "Trials",
+    "fingerprint",
+    "masked_copy",
+    "repeatable",
+    "scan_weights",
+]
