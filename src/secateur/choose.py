@@ -56,7 +56,7 @@ class ByBudget:
         candidates = None
         if request.evaluate is not None:
             candidates = Candidates(self.model, planner, request.evaluate, request.seed)
-        costs = CostModel(graph, self.model)
+        costs = CostModel(graph, self.model, measures=request.budget)
         scores = self.scorer.classes(graph)
         selection = select(
             graph,
@@ -64,7 +64,7 @@ class ByBudget:
             scores,
             request.allocation,
             request.budget,
-            base=request.base or costs(np.zeros(graph.n_classes, dtype=bool)),
+            base=request.base or costs.dense,
             min_keep=request.min_keep,
             round_to=request.round_to,
             comparable=request.criterion.comparable,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -53,7 +53,7 @@ def prune(
     form: Literal["python", "graph"] = "python",
     prune_inputs: bool = False,
     prune_outputs: bool = False,
-    base: dict[str, int] | None = None,
+    base: Mapping[str, float] | None = None,
 ) -> Result:
     """Remove the least important units of a model, physically and exactly.
 
@@ -71,7 +71,8 @@ def prune(
     allocation : str or Allocation, default "global"
         How the budget is spread over groups.
     budget : dict, default {"macs": 0.5}
-        At most this fraction of the dense ``macs``, ``params`` or ``bytes`` remains.
+        At most this fraction of the dense ``macs``, ``params``, ``bytes``, ``activations`` (peak
+        bytes beside the weights in one forward pass) or ``energy`` (an estimate) remains.
     ignore : sequence of str or Module
         Modules (names, fnmatch patterns or objects) whose outputs stay whole.
     round_to : int, default 1
@@ -97,9 +98,9 @@ def prune(
         Let go of features that the model is given (input channels of the first layer) or of
         ones that it returns (classes). ``result.plan.inputs`` and ``.outputs`` say which;
         ``result.plan.narrow_inputs(x)`` takes them out of a dense input.
-    base : dict, optional
+    base : mapping, optional
         Costs that the budget's fractions refer to, default the model's own: pruning in steps
-        counts from the model as it was first.
+        counts from the model as it was first. ``result.costs`` has them.
 
     Returns
     -------
@@ -203,7 +204,8 @@ def prune_traced(
     ]
     narrowed = plan.narrow_inputs(inputs)
     skipped = _skipped(decision)
-    return Result(model, plan, before, after, skipped, error, groups, narrowed, refits)
+    costs = decision.selection.costs
+    return Result(model, plan, before, after, skipped, error, groups, narrowed, refits, costs)
 
 
 def _cut(

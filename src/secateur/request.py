@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -35,7 +35,7 @@ class Request:
     loss: Callable[..., Any] | None
     seed: int
     settings: dict[str, Any]
-    base: dict[str, int] | None = None
+    base: Mapping[str, float] | None = None
     prune_inputs: bool = False
     prune_outputs: bool = False
     evaluate: Callable[[nn.Module], float] | None = None

@@ -56,6 +56,9 @@ class Result:
         The example inputs, without what the model no longer takes.
     refits : list of Refit
         What a criterion that changes the survivors gained, weight by weight.
+    costs : dict of str to (float, float)
+        Per measure of the cost model, the budget's among them, the dense model and the pruned one;
+        empty for sparse granularities.
     """
 
     model: nn.Module
@@ -67,6 +70,7 @@ class Result:
     groups: list[GroupSummary]
     inputs: Inputs
     refits: list[Refit] = dataclasses.field(default_factory=list)
+    costs: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def compact(self, **options: Any) -> Result:
         """Remove what has become all-zero; see :func:`secateur.compact`, whose options it takes.

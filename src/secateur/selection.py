@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -26,10 +26,13 @@ class Selection:
     removed : ndarray of bool, shape [classes]
     counts : list of (int, int)
         Per group, how many of its units go, and how many there are.
+    costs : dict of str to (float, float)
+        Per measure, what the dense model costs, and what the pruned one will.
     """
 
     removed: np.ndarray
     counts: list[tuple[int, int]]
+    costs: dict[str, tuple[float, float]]
 
 
 def select(
@@ -39,7 +42,7 @@ def select(
     allocation: Allocation,
     budget: dict[str, float] | None,
     *,
-    base: dict[str, int],
+    base: Mapping[str, float],
     min_keep: int = 1,
     round_to: int = 1,
     comparable: bool = False,
@@ -53,7 +56,7 @@ def select(
     budget : dict or None
         None removes all that may go.
     base : dict
-        Cost of the dense model that the fractions refer to.
+        Costs that the fractions refer to.
     min_keep : int, default 1
         Units that every group keeps at least.
     round_to : int, default 1
@@ -104,7 +107,7 @@ def select(
     problem = Problem(
         listed,
         choices,
-        lambda amounts: dict(costs(removed_by(amounts))),
+        lambda amounts: costs(removed_by(amounts)),
         {measure: fraction * base[measure] for measure, fraction in wanted.items()},
         None if evaluate is None else lambda amounts: evaluate(removed_by(amounts)),
         seed,
@@ -116,7 +119,9 @@ def select(
     if amounts != problem.floor(amounts) or not problem.met(amounts):
         raise AssertionError(f"allocation {allocation.name!r} broke its promise: {amounts}")
     sizes = [(count, group.size) for count, group in zip(amounts, groups, strict=True)]
-    return Selection(removed_by(amounts), sizes)
+    removed = removed_by(amounts)
+    dense, left = costs.dense, costs(removed)
+    return Selection(removed, sizes, {measure: (dense[measure], left[measure]) for measure in left})
 
 
 def _allowed(graph: Graph, group: Group, min_keep: int, round_to: int) -> np.ndarray:
@@ -162,8 +167,8 @@ def _nothing(graph: Graph, scores: Scores, min_keep: int, round_to: int) -> str:
 
 def _too_tight(
     graph: Graph,
-    least: dict[str, int],
-    base: dict[str, int],
+    least: Mapping[str, float],
+    base: Mapping[str, float],
     budget: dict[str, float],
     min_keep: int,
     round_to: int,
