@@ -21,7 +21,7 @@ weights
 observing
 layerwise
 profiling surgery scoped ignored replay
-criteria allocation granularity
+criteria allocation granularity rounding
 costs verify persist export idle candidates
 selection recover models
 sparse

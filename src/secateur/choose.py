@@ -66,7 +66,7 @@ class ByBudget:
             request.budget,
             base=request.base or costs.dense,
             min_keep=request.min_keep,
-            round_to=request.round_to,
+            rounding=request.rounding,
             comparable=request.criterion.comparable,
             evaluate=candidates,
             seed=request.seed,

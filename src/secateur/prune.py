@@ -22,6 +22,7 @@ from secateur.proof import Proof
 from secateur.refit import check_data, refit
 from secateur.request import Request, check_model, resolve
 from secateur.result import GroupSummary, Result
+from secateur.rounding import RoundTo
 from secateur.sparse.table import SparseGranularity
 from secateur.sparsify import sparsify
 from secateur.surgery.apply import apply_plan, check_fits
@@ -41,7 +42,7 @@ def prune(
     allocation: str | Allocation = "global",
     budget: dict[str, float] | None = None,
     ignore: Sequence[str | nn.Module] = (),
-    round_to: int = 1,
+    round_to: RoundTo = 1,
     min_keep: int = 1,
     data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
@@ -75,8 +76,9 @@ def prune(
         bytes beside the weights in one forward pass) or ``energy`` (an estimate) remains.
     ignore : sequence of str or Module
         Modules (names, fnmatch patterns or objects) whose outputs stay whole.
-    round_to : int, default 1
-        Sizes of pruned dimensions are multiples of it.
+    round_to : int or dict, default 1
+        Sizes of pruned dimensions are multiples of it. A dict has a rule for every pattern of
+        layer names, ``{"layer3.*": 16, "*": 8}``, of which the first that matches counts.
     min_keep : int, default 1
         Units that every group keeps at least; 0 lets a sparse granularity empty a weight.
     data, loss

@@ -15,6 +15,7 @@ from secateur.errors import InputError
 from secateur.granularity import GRANULARITIES, Granularity
 from secateur.ignored import ignored_tensors
 from secateur.profiling.census import census
+from secateur.rounding import Rounding, RoundTo, as_rounding
 from secateur.sparse.table import SparseGranularity, as_sparse
 
 __all__ = ["Request", "check_model", "resolve"]
@@ -29,7 +30,7 @@ class Request:
     allocation: Allocation
     budget: dict[str, float]
     ignore: dict[str, str]
-    round_to: int
+    rounding: Rounding
     min_keep: int
     data: Iterable[Any] | None
     loss: Callable[..., Any] | None
@@ -49,7 +50,7 @@ def resolve(
     allocation: str | Allocation,
     budget: dict[str, float] | None,
     ignore: Sequence[str | nn.Module],
-    round_to: int,
+    round_to: RoundTo,
     min_keep: int,
     seed: int,
     prune_inputs: bool,
@@ -67,14 +68,13 @@ def resolve(
     row = as_granularity(granularity)
     # A weight may be all zeros; a dimension without a unit is no model.
     floor = 0 if isinstance(row, SparseGranularity) else 1
-    for name, value, least in (("round_to", round_to, 1), ("min_keep", min_keep, floor)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
+    if isinstance(min_keep, bool) or not isinstance(min_keep, int) or min_keep < floor:
+        raise InputError(f"min_keep must be an integer of at least {floor}, not {min_keep!r}")
+    rounding = as_rounding(round_to, model)
     scorer, allocator = as_criterion(criterion), as_allocation(allocation)
     checked = as_budget(row, budget)
     ignored = ignored_tensors(model, ignore)
     plain: dict[str, Any] = {
-        "round_to": round_to,
         "min_keep": min_keep,
         "seed": seed,
         "prune_inputs": prune_inputs,
@@ -86,6 +86,7 @@ def resolve(
         "allocation": allocator.spec,
         "budget": checked,
         "ignore": sorted({name.rpartition(".")[0] for name in ignored}),
+        "round_to": rounding.spec,
         **plain,
     }
     return Request(
@@ -94,6 +95,7 @@ def resolve(
         allocation=allocator,
         budget=checked,
         ignore=ignored,
+        rounding=rounding,
         settings=settings,
         **plain,
         **given,
