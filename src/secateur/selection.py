@@ -78,7 +78,10 @@ def select(
     """
     groups = graph.groups
     units = [group.units(scores.values) for group in groups]
-    limits = [rounding.counts(group, min_keep) for group in groups]
+    limits = [
+        rounding.allowed(group, min_keep, costs, rows)
+        for group, rows in zip(groups, units, strict=True)
+    ]
     listed = []
     for group, rows, allowed in zip(groups, units, limits, strict=True):
         judged = scores.judged[rows].all(axis=1) & (allowed[-1] > 0)
