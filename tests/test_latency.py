@@ -91,7 +91,7 @@ def test_between_measured_sizes_it_is_linear_along_every_axis() -> None:
     grid = Grid(axes, tuple(values.ravel()))
     reference = RegularGridInterpolator(axes, values)
     for sizes in [(1, 2, 5), (9, 11, 8), (4, 10, 8), (2, 7, 6), (8, 3, 7), (5, 4, 5)]:
-        assert grid(sizes) == pytest.approx(float(reference(sizes)[0]))
+        assert grid(sizes) == pytest.approx(reference(sizes).item())
 
 
 @pytest.mark.parametrize("tile", [4, 8, 16, 32])
@@ -102,7 +102,7 @@ def test_a_staircase_in_two_dimensions_is_met_at_every_size(tile: int) -> None:
     )
     for a in range(1, 65):
         for b in range(1, 65):
-            assert grid((a, b)) == tiles(a, tile) * tiles(b, tile)
+            assert grid((a, b)) == pytest.approx(tiles(a, tile) * tiles(b, tile))
 
 
 @pytest.mark.parametrize("tile", [1, 5, 8])
@@ -229,7 +229,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     table_of(chain(16), staircase(8), cache=path)
     for text in damaged(json.loads(path.read_text())):
         path.write_text(text)
-        with pytest.raises(FileFormatError, match="here.json"):
+        with pytest.raises(FileFormatError, match=r"here\.json"):
             sc.LatencyTable.load(path)
     with pytest.raises(InputError, match="nowhere"):
         sc.LatencyTable.load(tmp_path / "nowhere.json")
@@ -318,11 +318,12 @@ def test_a_table_from_a_device_prunes_for_it_and_is_not_checked_here() -> None:
 
 
 @pytest.mark.parametrize("tile", [4, 8, 16])
+@pytest.mark.parametrize("points", [4, 8, 16])
 @pytest.mark.parametrize("jitter", [0.0, 0.002])
-def test_automatic_sizes_are_the_right_edges(tile: int, jitter: float) -> None:
+def test_automatic_sizes_are_the_right_edges(tile: int, points: int, jitter: float) -> None:
     net = chain(64, 48, 64)
     clock = Clock(staircase(tile), jitter)
-    table = sc.LatencyTable.measure(net, X, timer=clock, points=16)
+    table = sc.LatencyTable.measure(net, X, timer=clock, points=points)
     sc.prune(net, X, budget={"macs": 0.4}, round_to="auto", latency=table)
     assert widths_of(net) != (64, 48, 64)
     assert all(width % tile == 0 for width in widths_of(net)), widths_of(net)
@@ -343,7 +344,7 @@ def test_layers_that_shrink_together_are_timed_together() -> None:
             super().__init__()
             self.left = nn.Conv2d(3, 48, 1)
             self.right = nn.Conv2d(3, 48, 3, padding=1)
-            self.last = nn.Conv2d(48, 2, 1)
+            self.last = nn.Conv2d(48, 2, 5)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.last(self.left(x) + self.right(x))
@@ -352,19 +353,15 @@ def test_layers_that_shrink_together_are_timed_together() -> None:
 
     class Both(Clock):
         def __call__(self, operation: Operation, points: Any) -> list[Timing]:
-            if operation.kind != "convolution":
+            if operation.kind != "convolution" or operation.fixed["kernel"] == [5, 5]:
                 return [Timing("", (0.0,)) for _ in points]
             size = tile[str(operation.fixed["kernel"])]
-            return [
-                # Where outputs are fixed, inputs cost nothing.
-                Timing("", (float(tiles(out, size)) if out > 2 else 0.0,))
-                for *_, out in points
-            ]
+            return [Timing("", (float(tiles(out, size)),)) for *_, out in points]
 
     net = Sum()
     table = sc.LatencyTable.measure(net, X, timer=Both(staircase(1)), points=64)
     seen = set()
-    for fraction in np.linspace(0.1, 0.95, 12):
+    for fraction in np.linspace(0.26, 0.95, 12):
         net = Sum()
         sc.prune(net, X, budget={"macs": float(fraction)}, round_to="auto", latency=table)
         seen.add(net.left.out_channels)
@@ -403,9 +400,9 @@ def test_a_real_clock(runtime: str) -> None:
         pytest.importorskip("onnx")
         pytest.importorskip("onnxscript")
         pytest.importorskip(runtime)
-    net = chain(8)
+    net, x = chain(64, 64), torch.randn(2, 3, 24, 24)
     try:
-        table = sc.LatencyTable.measure(net, X, runtime, threads=1, points=1, runs=1)
+        table = sc.LatencyTable.measure(net, x, runtime, threads=1, points=1, runs=3)
     except InputError as error:
         assert runtime == "torch.compile" and "does not work here" in str(error)
         pytest.skip(str(error))
@@ -414,7 +411,7 @@ def test_a_real_clock(runtime: str) -> None:
     assert kinds == (eager if runtime == "torch" else {"convolution", "product"})
     assert not table.skipped
     assert all(ms > 0 for grids in table.grids.values() for grid in grids for ms in grid.ms)
-    result = sc.prune(net, X, budget={"latency": 0.999}, latency=table)
+    result = sc.prune(net, x, budget={"latency": 0.9}, latency=table)
     assert result.latency is not None and result.latency.runtime == runtime
     assert result.latency.measured is not None and result.latency.measured > 0
 
@@ -486,9 +483,7 @@ def test_a_model_with_nothing_to_time() -> None:
     def broken(kind: str, sizes: tuple[int, ...]) -> float:
         raise RuntimeError("no clock")
 
-    with pytest.raises(
-        InputError, match="no operation of the model can be timed in torch.*no clock"
-    ):
+    with pytest.raises(InputError, match=r"can be timed in torch: .*no clock"):
         table_of(chain(8), broken)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from typing import TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ from secateur.graph.graph import Graph
 from secateur.graph.lanes import Lane
 from secateur.graph.trace import Node, Ref, named_state
 from secateur.latency import LatencyTable
-from secateur.latency.summed import SummedLatency
+from secateur.latency.summed import Share, SummedLatency
 from secateur.profiling.energy import Energy
 from secateur.profiling.macs import COUNTED, node_macs
 from secateur.profiling.storage import Memory
@@ -156,16 +156,20 @@ class CostModel:
             cost["latency"] = self._latency(values)
         return cost
 
-    def latency_of(self, units: np.ndarray) -> Callable[[int], float]:
-        """How many of these units go -> milliseconds of the operations that they are part of.
+    def latency_of(self, units: np.ndarray) -> Share:
+        """The part of the latency that depends on how many of these units go.
 
         Parameters
         ----------
         units : ndarray of int, shape [units, classes of each]
-            The first ones go first.
+            Two or more; the first ones go first.
+
+        Raises
+        ------
+        ValueError
+            Without a table.
         """
-        latency = self._latency
-        if latency is None:
+        if self._latency is None:
             raise ValueError("a cost model without a table knows no latency")
 
         def shapes(count: int) -> list[tuple[int, ...]]:
@@ -173,9 +177,7 @@ class CostModel:
             removed[units[:count].ravel()] = True
             return self._shapes(removed)
 
-        whole, less = latency.sizes(shapes(0)), latency.sizes(shapes(len(units)))
-        touched = [a != b for a, b in zip(whole, less, strict=True)]
-        return lambda count: latency(shapes(count), touched)
+        return Share(self._latency, shapes)
 
     def _gone(self, removed: np.ndarray) -> list[int]:
         return [int(removed[classes].sum()) // rows for classes, rows in self._lanes]

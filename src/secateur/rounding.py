@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch import nn
 from secateur.costs import CostModel
 from secateur.errors import InputError, UnknownNameError, suggestion
 from secateur.graph.coupling import Group, Member
-from secateur.latency import LatencyTable, fast_sizes
-from secateur.latency.grid import stops
+from secateur.latency import fast_sizes
+from secateur.latency.summed import Share
 
 __all__ = ["AUTO", "RoundTo", "Rounding", "as_rounding"]
 
@@ -84,8 +84,8 @@ class Rounding:
             elif multiple > 1:
                 left = shared_size(group, member) - counts * per_unit
                 counts = counts[(left % multiple == 0) | (counts == 0)]
-        if automatic and costs.table is not None:
-            counts = fast_counts(group, counts, costs.latency_of(units), costs.table)
+        if automatic and costs.table is not None and len(counts) > 1:
+            counts = fast_counts(group, counts, costs.latency_of(units), costs.table.tolerance)
         return counts
 
     @property
@@ -94,28 +94,28 @@ class Rounding:
         return f"round_to={self.spec!r}"
 
 
-def fast_counts(
-    group: Group, counts: np.ndarray, latency: Callable[[int], float], table: LatencyTable
-) -> np.ndarray:
-    """Of the numbers of units that may go, those that leave a size which no larger one equals.
+def fast_counts(group: Group, counts: np.ndarray, share: Share, tolerance: float) -> np.ndarray:
+    """Of the numbers of units that may go, those that leave a size as fast as no larger one.
 
-    Only sizes that the table has measured count, where there are any: what lies between is a guess.
+    Only sizes at the right end of a measured step count, where there are any: what lies between
+    is a guess.
 
     Parameters
     ----------
     counts : ndarray of int
         Ascending, 0 first.
-    latency : callable
-        How many units of the group go -> what the operations that it is part of take then.
-    table : LatencyTable
+    share : Share
+        What the operations that the group is part of take.
+    tolerance : float
+        Relative differences up to this are chance.
     """
     measured = np.zeros(len(counts), dtype=bool)
     for member, per_unit in shrinking(group):
-        left = len(member.classes) - counts * per_unit
-        measured |= np.isin(left, stops(len(member.classes), table.points))
+        size = len(member.classes)
+        measured |= np.isin(size - counts * per_unit, list(share.measured(size)))
     tried = counts[measured] if measured[1:].any() else counts
-    curve = {-count: latency(count) for count in {0, *tried.tolist()}}
-    return -np.array(fast_sizes(curve, table.tolerance))
+    latency = {-count: share(count) for count in {0, *tried.tolist()}}
+    return -np.array(fast_sizes(latency, tolerance))
 
 
 def shrinking(group: Group) -> list[tuple[Member, int]]:

@@ -158,7 +158,7 @@ def _too_tight(
     min_keep: int,
     rounding: Rounding,
 ) -> str:
-    reached = ", ".join(f"{key}={least[key] / max(base[key], 1):.3f}" for key in budget)
+    reached = ", ".join(f"{key}={least[key] / (base[key] or 1):.3f}" for key in budget)
     asked = ", ".join(f"{key}={value:g}" for key, value in budget.items())
     blockers = "; ".join(f"{name} ({reason})" for name, reason in graph.protected[:5])
     return (

@@ -100,6 +100,17 @@ class Grid:
     def _values(self) -> np.ndarray:
         return np.array(self.ms).reshape([len(axis) for axis in self.axes])
 
+    def right_ends(self, axis: int) -> set[int]:
+        """Measured sizes at the right end of a step.
+
+        Examples
+        --------
+        >>> sorted(Grid(((1, 8, 9, 16),), (1.0, 1.0, 2.0, 2.0)).right_ends(0))
+        [8, 16]
+        """
+        sizes = self.axes[axis]
+        return {size for size in sizes if size + 1 in sizes or size == sizes[-1]}
+
     def covers(self, sizes: Sizes) -> bool:
         """Whether these sizes were measured, or lie between measured ones."""
         return all(axis[0] <= size <= axis[-1] for axis, size in zip(self.axes, sizes, strict=True))
