@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from secateur.compact import compact
     from secateur.export import export
     from secateur.graph import Graph, trace
+    from secateur.latency import LatencyTable
     from secateur.masks import apply_masks, finalize, masks_of, remove_masks
     from secateur.persist import load, save
     from secateur.plan import Plan, history
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Evaluation": "secateur.scan",
     "Graph": "secateur.graph",
+    "LatencyTable": "secateur.latency",
     "Plan": "secateur.plan",
     "Profile": "secateur.profiling",
     "Pruner": "secateur.pruner",
@@ -68,6 +70,7 @@ _HOMES = {
 __all__ = [
     "Evaluation",
     "Graph",
+    "LatencyTable",
     "Plan",
     "Profile",
     "Pruner",

@@ -6,7 +6,7 @@ from secateur.errors import BudgetError, suggestion
 
 __all__ = ["check_budget"]
 
-STRUCTURED = ("macs", "params", "bytes")
+STRUCTURED = ("macs", "params", "bytes", "activations", "energy", "latency")
 
 
 def check_budget(budget: object, *, sparse: bool = False) -> dict[str, float]:
@@ -42,7 +42,7 @@ def check_budget(budget: object, *, sparse: bool = False) -> dict[str, float]:
         if not sparse and key == "sparsity":
             raise BudgetError(
                 "a budget of sparsity is for sparse granularities; structured ones take "
-                "macs, params or bytes"
+                f"{', '.join(STRUCTURED[:-1])} or {STRUCTURED[-1]}"
             )
         if key not in known:
             raise BudgetError(f"unknown budget {key!r}{suggestion(str(key), known)}")

@@ -59,7 +59,7 @@ class ByBudget:
 
     def __call__(self, graph: Graph, planner: Planner) -> Choice:
         request = self.request
-        costs = CostModel(graph, self.model)
+        costs = CostModel(graph, self.model, measures=request.budget, table=request.latency)
         scores = self.scorer.classes(graph)
         selection = select(
             graph,
@@ -67,9 +67,9 @@ class ByBudget:
             scores,
             request.allocation,
             request.budget,
-            base=request.base or costs(np.zeros(graph.n_classes, dtype=bool)),
+            base=request.base or costs.dense,
             min_keep=request.min_keep,
-            round_to=request.round_to,
+            rounding=request.rounding,
             comparable=request.criterion.comparable,
             evaluate=self.trials(graph, planner),
             seed=request.seed,

@@ -24,6 +24,7 @@ from secateur.proof import Proof
 from secateur.prune import prune_traced
 from secateur.request import Request, check_model, resolve
 from secateur.result import Result
+from secateur.rounding import RoundTo
 from secateur.selection import Selection, select
 
 __all__ = ["compact"]
@@ -34,7 +35,7 @@ def compact(
     example_inputs: ExampleInputs,
     *,
     ignore: Sequence[str | nn.Module] = (),
-    round_to: int = 1,
+    round_to: RoundTo = 1,
     min_keep: int = 1,
     verify: bool = True,
     optimizer: torch.optim.Optimizer | None = None,
@@ -58,8 +59,9 @@ def compact(
         One batch that the model accepts.
     ignore : sequence of str or Module
         Modules (names, fnmatch patterns or objects) whose outputs stay whole.
-    round_to : int, default 1
-        Sizes of cut dimensions are multiples of it; a few units that do nothing then stay.
+    round_to : int or dict, default 1
+        Sizes of cut dimensions are multiples of it, or of what a rule for their layers says, as
+        for :func:`secateur.prune`; a few units that do nothing then stay.
     min_keep : int, default 1
         Units that every group keeps at least.
     verify : bool, default True
@@ -109,6 +111,8 @@ def compact(
         data=None,
         loss=None,
     )
+    if request.rounding.automatic:
+        raise InputError("round_to='auto' goes by latency, which compact does not know; name sizes")
     settings = {key: request.settings[key] for key in ("ignore", "round_to", "min_keep")}
     request = dataclasses.replace(request, settings={"compact": True, **settings})
     nonzero = check_model(model)
@@ -176,7 +180,7 @@ class _AllIdle:
                 None,
                 base={},
                 min_keep=self.request.min_keep,
-                round_to=self.request.round_to,
+                rounding=self.request.rounding,
             )
         except NothingToPruneError:
             return None
@@ -207,7 +211,7 @@ def _reason(label: int, idle: Idle, dead: np.ndarray, request: Request) -> str:
         return f"{idle.mixed[label]} mixes it with others, and a zero counts there"
     if dead[label]:
         return (
-            f"sizes must keep it (min_keep={request.min_keep}, round_to={request.round_to}, or "
+            f"sizes must keep it (min_keep={request.min_keep}, {request.rounding.text}, or "
             "others that must lose equally many)"
         )
     return "something else of it is not zero, and is read"

@@ -119,7 +119,7 @@ class Pruner:
         return self._curve.between(0.0, share, progress)
 
     def __iter__(self) -> Iterator[Result]:
-        base: dict[str, int] | None = None
+        base: dict[str, float] | None = None
         inputs = as_inputs(self.example_inputs)
         for step in range(1, self.steps + 1):
             if isinstance(self._curve, OneShot) and step > 1:
@@ -135,7 +135,7 @@ class Pruner:
                 **self.options,
             )
             if base is None:
-                base = {key: getattr(result.before, key) for key in ("macs", "params", "bytes")}
+                base = {measure: dense for measure, (dense, _) in result.costs.items()}
             inputs = result.plan.narrow_inputs(inputs)
             self.results.append(result)
             yield result

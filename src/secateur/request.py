@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -14,10 +14,13 @@ from secateur.criteria import Criterion, as_criterion
 from secateur.errors import InputError
 from secateur.granularity import GRANULARITIES, Granularity
 from secateur.ignored import ignored_tensors
+from secateur.inputs import Inputs
+from secateur.latency import LatencyTable, as_runtime
 from secateur.profiling.census import census
+from secateur.rounding import Rounding, RoundTo, as_rounding
 from secateur.sparse.table import SparseGranularity, as_sparse
 
-__all__ = ["Request", "check_model", "resolve"]
+__all__ = ["Request", "check_model", "resolve", "with_latency"]
 
 
 @dataclasses.dataclass
@@ -29,16 +32,17 @@ class Request:
     allocation: Allocation
     budget: dict[str, float]
     ignore: dict[str, str]
-    round_to: int
+    rounding: Rounding
     min_keep: int
     data: Iterable[Any] | None
     loss: Callable[..., Any] | None
     seed: int
     settings: dict[str, Any]
-    base: dict[str, int] | None = None
+    base: Mapping[str, float] | None = None
     prune_inputs: bool = False
     prune_outputs: bool = False
     evaluate: Callable[[nn.Module], float] | None = None
+    latency: LatencyTable | None = None
     progress: Callable[[int, int | None, str], None] | None = None
 
     def told(self, what: str) -> Callable[[int, int | None], None] | None:
@@ -47,6 +51,11 @@ class Request:
         if progress is None:
             return None
         return lambda done, total: progress(done, total, what)
+
+    @property
+    def limits_latency(self) -> bool:
+        """Whether the budget has one of latency."""
+        return "latency" in self.budget
 
 
 def resolve(
@@ -57,7 +66,7 @@ def resolve(
     allocation: str | Allocation,
     budget: dict[str, float] | None,
     ignore: Sequence[str | nn.Module],
-    round_to: int,
+    round_to: RoundTo,
     min_keep: int,
     seed: int,
     prune_inputs: bool,
@@ -75,14 +84,13 @@ def resolve(
     row = as_granularity(granularity)
     # A weight may be all zeros; a dimension without a unit is no model.
     floor = 0 if isinstance(row, SparseGranularity) else 1
-    for name, value, least in (("round_to", round_to, 1), ("min_keep", min_keep, floor)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
+    if isinstance(min_keep, bool) or not isinstance(min_keep, int) or min_keep < floor:
+        raise InputError(f"min_keep must be an integer of at least {floor}, not {min_keep!r}")
+    rounding = as_rounding(round_to, model)
     scorer, allocator = as_criterion(criterion), as_allocation(allocation)
     checked = as_budget(row, budget)
     ignored = ignored_tensors(model, ignore)
     plain: dict[str, Any] = {
-        "round_to": round_to,
         "min_keep": min_keep,
         "seed": seed,
         "prune_inputs": prune_inputs,
@@ -94,6 +102,7 @@ def resolve(
         "allocation": allocator.spec,
         "budget": checked,
         "ignore": sorted({name.rpartition(".")[0] for name in ignored}),
+        "round_to": rounding.spec,
         **plain,
     }
     return Request(
@@ -102,10 +111,49 @@ def resolve(
         allocation=allocator,
         budget=checked,
         ignore=ignored,
+        rounding=rounding,
         settings=settings,
         **plain,
         **given,
     )
+
+
+def with_latency(
+    request: Request, model: nn.Module, inputs: Inputs, latency: LatencyTable | str | None
+) -> Request:
+    """The request with a table of latencies, where its budget or its sizes go by one.
+
+    Raises
+    ------
+    InputError
+        When something is given as a table that is none, or sparse granularities get one.
+    UnknownNameError
+        For an unknown runtime.
+    """
+    if latency is not None and not isinstance(latency, LatencyTable):
+        if not isinstance(latency, str):
+            raise InputError(
+                "latency must be a LatencyTable or the name of a runtime, not "
+                f"{type(latency).__name__}"
+            )
+        as_runtime(latency)
+    automatic = request.rounding.automatic
+    if isinstance(request.granularity, SparseGranularity):
+        if latency is not None or automatic:
+            raise InputError(
+                "zeros leave every size as it is, so a sparse granularity takes neither latency= "
+                "nor round_to='auto'"
+            )
+        return request
+    if not (request.limits_latency or automatic):
+        if latency is not None:
+            raise InputError(
+                'latency= is for a budget such as {"latency": 0.6}, or for round_to="auto"'
+            )
+        return request
+    if not isinstance(latency, LatencyTable):
+        latency = LatencyTable.measure(model, inputs, latency or "torch", cache=True)
+    return dataclasses.replace(request, latency=latency)
 
 
 def as_granularity(

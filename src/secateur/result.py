@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from secateur.inputs import Inputs
+from secateur.latency import LatencyCheck
 from secateur.layerwise import Refit
 from secateur.plan import Plan
 from secateur.profiling import Profile
@@ -56,6 +57,12 @@ class Result:
         The example inputs, without what the model no longer takes.
     refits : list of Refit
         What a criterion that changes the survivors gained, weight by weight.
+    costs : dict of str to (float, float)
+        Per measure of the cost model, the budget's among them, the dense model and the pruned one;
+        empty for sparse granularities.
+    latency : LatencyCheck or None
+        With a budget of latency, the ratio that was predicted and the one of both models timed
+        whole, in turns.
     """
 
     model: nn.Module
@@ -67,6 +74,8 @@ class Result:
     groups: list[GroupSummary]
     inputs: Inputs
     refits: list[Refit] = dataclasses.field(default_factory=list)
+    costs: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    latency: LatencyCheck | None = None
 
     def compact(self, **options: Any) -> Result:
         """Remove what has become all-zero; see :func:`secateur.compact`, whose options it takes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from secateur.errors import BudgetError, NothingToPruneError
 from secateur.graph.coupling import Group
 from secateur.graph.graph import Graph
 from secateur.graph.kinds import kinds
+from secateur.rounding import Rounding
 
 __all__ = ["Selection", "select"]
 
@@ -27,10 +28,13 @@ class Selection:
     removed : ndarray of bool, shape [classes]
     counts : list of (int, int)
         Per group, how many of its units go, and how many there are.
+    costs : dict of str to (float, float)
+        Per measure, what the dense model costs, and what the pruned one will.
     """
 
     removed: np.ndarray
     counts: list[tuple[int, int]]
+    costs: dict[str, tuple[float, float]]
 
 
 def select(
@@ -40,9 +44,9 @@ def select(
     allocation: Allocation,
     budget: dict[str, float] | None,
     *,
-    base: dict[str, int],
+    base: Mapping[str, float],
+    rounding: Rounding,
     min_keep: int = 1,
-    round_to: int = 1,
     comparable: bool = False,
     evaluate: Callable[[np.ndarray], float] | None = None,
     seed: int = 0,
@@ -54,12 +58,11 @@ def select(
     budget : dict or None
         None removes all that may go.
     base : dict
-        Cost of the dense model that the fractions refer to.
+        Costs that the fractions refer to.
+    rounding : Rounding
+        What sizes of pruned dimensions are multiples of.
     min_keep : int, default 1
         Units that every group keeps at least.
-    round_to : int, default 1
-        Sizes of pruned dimensions are multiples of it. A dimension that several groups share loses
-        a multiple of it: what is already a multiple stays so.
     comparable : bool
         Whether raw scores of different groups share one unit of measure.
     evaluate : callable, optional
@@ -76,7 +79,10 @@ def select(
     """
     groups = graph.groups
     units = [group.units(scores.values) for group in groups]
-    limits = [_allowed(graph, group, min_keep, round_to) for group in groups]
+    limits = [
+        rounding.allowed(group, min_keep, costs, rows)
+        for group, rows in zip(groups, units, strict=True)
+    ]
     alike = kinds(graph) if allocation.by_kind else [""] * len(groups)
     listed = []
     for group, rows, allowed, kind in zip(groups, units, limits, alike, strict=True):
@@ -94,7 +100,7 @@ def select(
         )
     ranked = [judged_order(group) for group in listed]
     if not any(len(order) for order in ranked):
-        raise NothingToPruneError(_nothing(graph, scores, min_keep, round_to))
+        raise NothingToPruneError(_nothing(graph, scores, min_keep, rounding))
     choices = [counts[counts <= len(order)] for counts, order in zip(limits, ranked, strict=True)]
 
     def removed_by(amounts: Amounts) -> np.ndarray:
@@ -107,36 +113,21 @@ def select(
     problem = Problem(
         listed,
         choices,
-        lambda amounts: dict(costs(removed_by(amounts))),
+        lambda amounts: costs(removed_by(amounts)),
         {measure: fraction * base[measure] for measure, fraction in wanted.items()},
         None if evaluate is None else lambda amounts: evaluate(removed_by(amounts)),
         seed,
     )
     if not problem.met(problem.most):
         least = costs(removed_by(problem.most))
-        raise BudgetError(_too_tight(graph, least, base, wanted, min_keep, round_to))
+        raise BudgetError(_too_tight(graph, least, base, wanted, min_keep, rounding))
     amounts = problem.most if budget is None else allocation.amounts(problem)
     if amounts != problem.floor(amounts) or not problem.met(amounts):
         raise AssertionError(f"allocation {allocation.name!r} broke its promise: {amounts}")
     sizes = [(count, group.size) for count, group in zip(amounts, groups, strict=True)]
-    return Selection(removed_by(amounts), sizes)
-
-
-def _allowed(graph: Graph, group: Group, min_keep: int, round_to: int) -> np.ndarray:
-    """Numbers of units that may go, ascending: enough stay, and sizes stay multiples."""
-    most = max(group.size - min_keep, 0)
-    counts = np.arange(most + 1)
-    if round_to > 1:
-        for member in group.members:
-            inside = int(np.isin(member.classes, group.classes).sum())
-            per_unit, uneven = divmod(inside, group.size)
-            if member.role != "producer" or uneven or not per_unit:
-                continue
-            # What other groups share with it only has to stay in step.
-            size = len(member.classes) if inside == len(member.classes) else 0
-            left = size - counts * per_unit
-            counts = counts[(left % round_to == 0) | (counts == 0)]
-    return counts
+    removed = removed_by(amounts)
+    dense, left = costs.dense, costs(removed)
+    return Selection(removed, sizes, {measure: (dense[measure], left[measure]) for measure in left})
 
 
 def _last_of_a_tensor(graph: Graph, group: Group, rows: np.ndarray, min_keep: int) -> np.ndarray:
@@ -151,30 +142,29 @@ def _last_of_a_tensor(graph: Graph, group: Group, rows: np.ndarray, min_keep: in
     return spared
 
 
-def _nothing(graph: Graph, scores: Scores, min_keep: int, round_to: int) -> str:
+def _nothing(graph: Graph, scores: Scores, min_keep: int, rounding: Rounding) -> str:
     if not graph.groups:
         why = "; ".join(f"{name}: {reason}" for name, reason in graph.protected[:3])
         return f"no dimension of the model can be pruned ({why or 'it has no weights to remove'})"
     if not scores.judged.any():
         return f"the criterion can judge no unit: {scores.reason}"
     return (
-        f"every group keeps all of its units under min_keep={min_keep}, round_to={round_to}; "
-        "lower them"
+        f"every group keeps all of its units under min_keep={min_keep}, {rounding.text}; lower them"
     )
 
 
 def _too_tight(
     graph: Graph,
-    least: dict[str, int],
-    base: dict[str, int],
+    least: Mapping[str, float],
+    base: Mapping[str, float],
     budget: dict[str, float],
     min_keep: int,
-    round_to: int,
+    rounding: Rounding,
 ) -> str:
-    reached = ", ".join(f"{key}={least[key] / max(base[key], 1):.3f}" for key in budget)
+    reached = ", ".join(f"{key}={least[key] / (base[key] or 1):.3f}" for key in budget)
     asked = ", ".join(f"{key}={value:g}" for key, value in budget.items())
     blockers = "; ".join(f"{name} ({reason})" for name, reason in graph.protected[:5])
     return (
         f"the budget {asked} cannot be met: removing all that may go reaches {reached} "
-        f"(min_keep={min_keep}, round_to={round_to}); protected: {blockers or 'nothing'}"
+        f"(min_keep={min_keep}, {rounding.text}); protected: {blockers or 'nothing'}"
     )
