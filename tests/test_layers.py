@@ -15,7 +15,7 @@ LAYERS = """
 errors
 registry inputs locate files quiet tensors bits parametrizations
 specs container progress budget
-graph plan data
+graph plan data engines
 masks
 weights
 observing

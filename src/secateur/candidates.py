@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
+import hashlib
 import math
-from collections.abc import Callable
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 
 import numpy as np
 import torch
 from torch import nn
 
+from secateur.engines import Engine, InProcess, Journal, Workers, fingerprint
 from secateur.errors import InputError
 from secateur.observing import seeded
 from secateur.plan import Plan
 
-__all__ = ["Candidates", "measured", "steady"]
-
+__all__ = ["Candidates", "Trial", "measured", "steady"]
 
 # What sums in another order may differ by, relatively; below any difference worth a decision.
 NOISE = 1e-6
 
 
-class Candidates:
-    """Tries pruned copies of a model out, each choice once, and the dense one twice.
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What is done to every candidate: a copy of the model is really cut, and measured.
 
-    The model itself is neither run nor changed. Every copy is really smaller, so that what is
-    measured is what pruning would give, and in eval mode. The random state is the same at the
-    start of every trial, and afterwards as it was.
+    The copy is in eval mode, and the random state is the same at the start of every trial,
+    whichever comes first and wherever it runs.
 
-    Parameters
+    Attributes
     ----------
     model : nn.Module
-    plan : callable
-        Classes that go, as a mask -> the plan that takes them out.
+        Neither run nor changed.
     evaluate : callable
         ``evaluate(model) -> float``, higher is better.
     seed : int
@@ -40,37 +45,109 @@ class Candidates:
         ``tune(model)`` trains a copy before it is evaluated, in place.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        plan: Callable[[np.ndarray], Plan],
-        evaluate: Callable[[nn.Module], float],
-        seed: int = 0,
-        tune: Callable[[nn.Module], object] | None = None,
-    ) -> None:
-        self.model, self.seed, self._tune = model, seed, tune
-        self._plan, self._evaluate = plan, evaluate
-        self._known: dict[bytes, float] = {}
+    model: nn.Module
+    evaluate: Callable[[nn.Module], float]
+    seed: int = 0
+    tune: Callable[[nn.Module], object] | None = None
 
-    def __call__(self, removed: np.ndarray) -> float:
-        """How good the model is without these classes.
+    def __call__(self, plan: Plan) -> float:
+        """How good the model is once a plan is carried out.
 
         Raises
         ------
         InputError
-            When `tune` or `evaluate` fails, or `evaluate` returns no finite number.
+            When `tune` or `evaluate` fails, or `evaluate` returns no finite number, or not the same
+            one twice for the dense model.
         """
-        key = np.packbits(removed).tobytes()
-        if key not in self._known:
-            plan = self._plan(removed)
-            candidate = copy.deepcopy(self.model).eval()
-            if removed.any():
-                plan.apply(candidate)
-                if self._tune is not None:
-                    tuned(self._tune, candidate, self.seed)
-            judged = measured if removed.any() else steady
-            self._known[key] = judged(self._evaluate, candidate, self.seed)
-        return self._known[key]
+        candidate = copy.deepcopy(self.model).eval()
+        if not plan.removed:
+            return steady(self.evaluate, candidate, self.seed)
+        plan.apply(candidate)
+        if self.tune is not None:
+            tuned(self.tune, candidate, self.seed)
+        return measured(self.evaluate, candidate, self.seed)
+
+
+class Candidates:
+    """Tries pruned copies of a model out, each choice once; a context that ends its workers.
+
+    Parameters
+    ----------
+    trial : Trial
+    engine : Engine, optional
+        Where trials run; in this process if not given.
+    journal : path-like, optional
+        A file of what was tried out before; it grows with what is tried out now.
+
+    Raises
+    ------
+    InputError, FileFormatError
+        When the journal is of another model, seed or `evaluate`, or is none.
+    """
+
+    def __init__(
+        self,
+        trial: Trial,
+        engine: Engine | None = None,
+        journal: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.trial, self.engine = trial, engine or InProcess()
+        self._known: dict[str, float] = {}
+        self._journal = None if journal is None else Journal(journal, about(trial))
+        self._workers: Workers | None = None
+
+    def __enter__(self) -> Candidates:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
+
+    def values(self, plans: Sequence[Plan]) -> list[float]:
+        """How good the model is after each plan, carried out alone.
+
+        Raises
+        ------
+        InputError
+            When `evaluate` fails, returns no finite number, or cannot be sent to the workers.
+        EngineError
+            When workers die again and again, or none answers.
+        """
+        keys = [digest(plan) for plan in plans]
+        if self._journal is not None:
+            self._known |= {key: self._journal[key] for key in keys if key in self._journal}
+        tasks = {key: plan for key, plan in zip(keys, plans, strict=True) if key not in self._known}
+        if tasks:
+            if self._workers is None:
+                self._workers = self.engine.start(self.trial)
+            names = list(tasks)
+            for index, value in self._workers.run(list(tasks.values())):
+                if self._journal is not None:
+                    self._journal.add(names[index], value)
+                self._known[names[index]] = value
+        return [self._known[key] for key in keys]
+
+
+def digest(plan: Plan) -> str:
+    """What tells plans apart that differ in what they do, not in how they were decided."""
+    text = dataclasses.replace(plan, settings={}).to_json()
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def about(trial: Trial) -> dict[str, str]:
+    """What a value depends on beside the plan."""
+    measure = getattr(trial.evaluate, "func", trial.evaluate)
+    name = getattr(measure, "__qualname__", type(measure).__qualname__)
+    found = {"model": fingerprint(trial.model), "evaluate": name, "seed": str(trial.seed)}
+    if trial.tune is not None:
+        found["tune"] = getattr(trial.tune, "__qualname__", type(trial.tune).__qualname__)
+    return found
 
 
 def tuned(tune: Callable[[nn.Module], object], model: nn.Module, seed: int = 0) -> None:
@@ -116,12 +193,12 @@ def measured(evaluate: Callable[[nn.Module], float], model: nn.Module, seed: int
     InputError
         When it raises, or returns no finite number.
     """
-    with seeded(seed):
+    with _all_seeded(seed):
         try:
             value = evaluate(model)
         except Exception as error:
             raise InputError(
-                f"evaluate raised {type(error).__name__} on a copy of the model: {error}"
+                f"evaluate raised {type(error).__name__} on a pruned copy of the model: {error}"
             ) from error
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         value = value.item()
@@ -130,3 +207,17 @@ def measured(evaluate: Callable[[nn.Module], float], model: nn.Module, seed: int
             f"evaluate must return a finite number, higher is better; it returned {value!r}"
         )
     return float(value)
+
+
+@contextlib.contextmanager
+def _all_seeded(seed: int) -> Iterator[None]:
+    """Every global random state set, and afterwards as it was."""
+    state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        with seeded(seed):
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numbers)  # noqa: NPY002

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from torch import nn
 
-from secateur.candidates import Candidates
+from secateur.candidates import Candidates, Trial
 from secateur.costs import CostModel
 from secateur.criteria import Scorer
 from secateur.graph.graph import Graph
@@ -56,36 +57,47 @@ class ByBudget:
             request.told("scoring"),
             inputs,
         )
+        # Made once: what was tried out stays known when the graph turns out to be another.
+        self.candidates = None
+        if request.evaluate is not None:
+            trial = Trial(model, request.evaluate, request.seed, request.allocation.tune)
+            self.candidates = Candidates(trial, request.engine, request.journal)
 
     def __call__(self, graph: Graph, planner: Planner) -> Choice:
         request = self.request
+        candidates = self.candidates
+        known: dict[bytes, float] = {}
+
+        def values(listed: Sequence[np.ndarray]) -> list[float]:
+            assert candidates is not None
+            masks = [np.packbits(removed).tobytes() for removed in listed]
+            fresh = {
+                mask: planner(removed)
+                for mask, removed in dict(zip(masks, listed, strict=True)).items()
+                if mask not in known
+            }
+            known.update(zip(fresh, candidates.values(list(fresh.values())), strict=True))
+            return [known[mask] for mask in masks]
+
         costs = CostModel(graph, self.model, measures=request.budget, table=request.latency)
         scores = self.scorer.classes(graph)
-        selection = select(
-            graph,
-            costs,
-            scores,
-            request.allocation,
-            request.budget,
-            base=request.base or costs.dense,
-            min_keep=request.min_keep,
-            rounding=request.rounding,
-            comparable=request.criterion.comparable,
-            evaluate=self.trials(graph, planner),
-            seed=request.seed,
-        )
+        with candidates or contextlib.nullcontext():
+            selection = select(
+                graph,
+                costs,
+                scores,
+                request.allocation,
+                request.budget,
+                base=request.base or costs.dense,
+                min_keep=request.min_keep,
+                rounding=request.rounding,
+                comparable=request.criterion.comparable,
+                evaluate=None if candidates is None else values,
+                seed=request.seed,
+            )
         skipped = [
             (group.name, scores.reason)
             for group in graph.groups
             if not scores.judged[group.classes].any()
         ]
         return Choice(selection, skipped)
-
-    def trials(self, graph: Graph, planner: Planner) -> Callable[[np.ndarray], float] | None:
-        """Classes that go, as a mask -> how good the model is without them."""
-        request = self.request
-        if request.evaluate is None:
-            return None
-        return Candidates(
-            self.model, planner, request.evaluate, request.seed, request.allocation.tune
-        )

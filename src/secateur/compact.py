@@ -14,7 +14,7 @@ from secateur.allocation import as_allocation
 from secateur.choose import Choice, Planner
 from secateur.costs import CostModel
 from secateur.criteria import Scores
-from secateur.errors import NothingToPruneError
+from secateur.errors import InputError, NothingToPruneError
 from secateur.graph.coupling import Group
 from secateur.graph.graph import Graph
 from secateur.idle import Idle, find_idle

@@ -13,6 +13,7 @@ from types import ModuleType
 __all__ = [
     "BudgetError",
     "CriterionError",
+    "EngineError",
     "ExportError",
     "FileFormatError",
     "InputError",
@@ -54,6 +55,10 @@ class CriterionError(SecateurError):
 
 class PlanError(SecateurError, ValueError):
     """A plan does not fit the model it was applied to, or is malformed."""
+
+
+class EngineError(SecateurError, RuntimeError):
+    """Candidates cannot be evaluated where they were to be: workers die, or none answers."""
 
 
 class ParityError(SecateurError):

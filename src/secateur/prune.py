@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from secateur.allocation import Allocation
 from secateur.choose import Chooser
 from secateur.criteria import Criterion
 from secateur.decide import Decision, decide
+from secateur.engines import Engine
 from secateur.errors import InputError, ParityError
 from secateur.granularity import Granularity
 from secateur.graph.trace import Trace, record
@@ -50,6 +52,8 @@ def prune(
     data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
+    engine: str | Engine | None = None,
+    journal: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int | None, str], None] | None = None,
     seed: int = 0,
     verify: bool = True,
@@ -96,6 +100,11 @@ def prune(
     evaluate : callable, optional
         ``evaluate(model) -> float``, higher is better, for allocations that try models out: it is
         called on pruned copies, and should use data that is neither trained nor tested on.
+    engine : str or Engine, default "in_process"
+        Where `evaluate` is called: ``"processes:4"``, ``"ray"`` or ``"ray://host:10001"`` try
+        several copies out at once. The result is the same.
+    journal : path-like, optional
+        A file of what `evaluate` said, so that a search that was interrupted goes on from there.
     progress : callable, optional
         ``(done, total or None, what)``, after every batch that a criterion reads and every layer
         that it fits.
@@ -124,11 +133,14 @@ def prune(
     Raises
     ------
     InputError
-        The model rejects the inputs, holds NaN, or lies on several devices.
+        The model rejects the inputs, holds NaN, or lies on several devices; `evaluate` fails,
+        or cannot be sent to the engine; the journal is of another model.
     NothingToPruneError
         No dimension can be pruned under these settings.
     BudgetError
         The budget is malformed or cannot be met; the message says how close it gets.
+    EngineError
+        The engine does not answer, or its workers die again and again.
     ParityError
         The smaller model differs from the masked one; the model was restored bit for bit.
 
@@ -158,6 +170,8 @@ def prune(
         prune_outputs=prune_outputs,
         base=base,
         evaluate=evaluate,
+        engine=engine,
+        journal=journal,
         progress=progress,
     )
     nonzero = check_model(model)

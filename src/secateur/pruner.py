@@ -71,6 +71,11 @@ class Pruner:
     ) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise InputError(f"steps must be an integer of at least 1, not {steps!r}")
+        if steps > 1 and options.get("journal") is not None:
+            raise InputError(
+                "a journal is of one model, and every step makes another; call secateur.prune step "
+                "by step, with a journal each time"
+            )
         self._curve = as_schedule(schedule)
         if options.get("form") == "graph":
             # Captured once: every step goes on with the graph that was trained since.

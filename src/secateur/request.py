@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from secateur.allocation import Allocation, as_allocation
 from secateur.budget import check_budget
 from secateur.criteria import Criterion, as_criterion
+from secateur.engines import Engine, as_engine
 from secateur.errors import InputError
 from secateur.granularity import GRANULARITIES, Granularity
 from secateur.ignored import ignored_tensors
@@ -43,6 +45,8 @@ class Request:
     prune_outputs: bool = False
     evaluate: Callable[[nn.Module], float] | None = None
     latency: LatencyTable | None = None
+    engine: Engine | None = None
+    journal: str | os.PathLike[str] | None = None
     progress: Callable[[int, int | None, str], None] | None = None
 
     def told(self, what: str) -> Callable[[int, int | None], None] | None:
@@ -71,6 +75,7 @@ def resolve(
     seed: int,
     prune_inputs: bool,
     prune_outputs: bool,
+    engine: str | Engine | None = None,
     **given: Any,
 ) -> Request:
     """Check the arguments of :func:`secateur.prune`, and look up what they name.
@@ -113,6 +118,7 @@ def resolve(
         ignore=ignored,
         rounding=rounding,
         settings=settings,
+        engine=as_engine(engine),
         **plain,
         **given,
     )

@@ -34,6 +34,8 @@ class Problem:
     evaluate : callable or None
         Amounts -> how good the model is that loses them, higher is better: the caller's own
         function on a pruned copy. None where none was given.
+    evaluate_many : callable or None
+        The same of several amounts at once, by several workers maybe; one after the other if None.
     seed : int
         Of everything random.
 
@@ -53,6 +55,7 @@ class Problem:
     budget: dict[str, float]
     evaluate: Callable[[Amounts], float] | None = None
     seed: int = 0
+    evaluate_many: Callable[[Sequence[Amounts]], list[float]] | None = None
 
     @property
     def none(self) -> Amounts:
@@ -84,9 +87,28 @@ class Problem:
         InputError
             When no `evaluate` was given.
         """
+        return self.values([amounts], asks)[0]
+
+    def values(self, listed: Sequence[Amounts], asks: str) -> list[float]:
+        """How good each of several models is; on several workers, where the caller has them.
+
+        Parameters
+        ----------
+        listed : sequence of tuple of int
+            What each of the models loses; they are told apart by nothing else.
+        asks : str
+            The allocation that asks, for messages.
+
+        Raises
+        ------
+        InputError
+            When no `evaluate` was given.
+        """
         if self.evaluate is None:
             raise no_evaluate(asks)
-        return self.evaluate(amounts)
+        if self.evaluate_many is not None:
+            return self.evaluate_many(listed)
+        return [self.evaluate(amounts) for amounts in listed]
 
 
 def no_evaluate(asks: str) -> InputError:
