@@ -20,37 +20,40 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import ROOT, heading, machine
-from benchmarks.granularity_cells import Bench, Setting, cells, key_of
+from benchmarks.common import DOCS, ROOT, heading, machine, write_results
+from benchmarks.granularity_cells import CHANNEL, SPARSITIES, Bench, Key, Setting, cells, key_of
+from benchmarks.granularity_page import page, summary
+from benchmarks.granularity_picture import draw
 
-RECORD = ROOT / "runs" / "granularity_accuracy.jsonl"
+NAME = "granularity_accuracy"
 PACKAGES = ("numpy", "safetensors", "pyarrow", "pillow")
 SETTINGS = (
     Setting("resnet20-cifar10-jpeg", "cifar10-jpeg", train=1024, test=2000),
     Setting("resnet56-cifar10", "cifar10-exact-subset", train=768, test=1017),
 )
+QUICK = (dataclasses.replace(SETTINGS[0], train=64, test=100),)
 
 
 class Record:
     """Measured cells as JSON lines, the first of which says how they were measured."""
 
     def __init__(self, path: Path, head: dict[str, Any], resume: bool) -> None:
-        self.path = path
-        self.cells: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self.path, self.head = path, head
+        self.cells: dict[Key, dict[str, Any]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not resume or not path.exists() or not path.read_text().strip():
-            self.head = head
-            path.write_text(json.dumps(head) + "\n")
-            return
-        first, *lines = path.read_text().splitlines()
+        # What follows the last line end was being written when the run was ended.
+        whole = path.read_text().rpartition("\n")[0] if resume and path.exists() else ""
+        first, *lines = whole.splitlines() or [json.dumps(head)]
         self.head = json.loads(first)
-        if self.head["settings"] != head["settings"]:
+        if _alike(self.head) != _alike(head):
             raise SystemExit(
-                f"{path} was measured with other settings; pass --no-resume to start anew"
+                f"{path} was measured with other settings or versions; pass --no-resume to start "
+                "anew, or --record to leave it"
             )
         for line in lines:
             record = json.loads(line)
             self.cells[key_of(record)] = record
+        path.write_text("\n".join([first, *lines]) + "\n")
 
     def add(self, record: dict[str, Any]) -> None:
         self.cells[key_of(record)] = record
@@ -58,16 +61,17 @@ class Record:
             file.write(json.dumps(record) + "\n")
 
 
-def measure(record: Record, settings: Iterable[Setting], keys: list[tuple[Any, ...]]) -> None:
+def _alike(head: dict[str, Any]) -> tuple[Any, Any]:
+    """What must not change within a record."""
+    return head["settings"], head["machine"]["versions"]
+
+
+def measure(record: Record, benches: dict[str, Bench], keys: list[Key]) -> None:
     """Measure what is not on record yet."""
-    known = {setting.model: setting for setting in settings}
-    benches: dict[str, Bench] = {}
     left = [key for key in keys if key not in record.cells]
     print(f"{len(keys) - len(left)} of {len(keys)} cells are on record", flush=True)
     started = time.perf_counter()
     for done, (model, granularity, target, seed) in enumerate(left, start=1):
-        if model not in benches:
-            benches[model] = Bench(known[model])
         found = benches[model].cell(granularity, target, seed)
         record.add(
             {"model": model, "granularity": granularity, "target": target, "seed": seed, **found}
@@ -81,18 +85,39 @@ def measure(record: Record, settings: Iterable[Setting], keys: list[tuple[Any, .
         )
 
 
+def write(record: Record, benches: dict[str, Bench], keys: list[Key], folder: Path) -> None:
+    """Write the page, its figures and its picture."""
+    same = all(
+        bench.same_cut(CHANNEL, "filter", 1 - target)
+        for bench in benches.values()
+        for target in SPARSITIES
+    )
+    records = [record.cells[key] for key in keys]
+    write_results(NAME, summary(record.head, records), page(record.head, records, same), folder)
+    draw(record.head, records, folder / f"{NAME}.svg")
+
+
 def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--record", type=Path, default=RECORD, help="JSON lines of the cells")
+    parser.add_argument("--record", type=Path, help="JSON lines of the cells, under runs/")
+    parser.add_argument("--folder", type=Path, help="where the page goes, docs/benchmarks/")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--quick", action="store_true", help="two rows, one column, few images")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(None if arguments is None else list(arguments))
     torch.set_num_threads(options.threads)
     where = machine(options.threads, PACKAGES)
     print(heading(where), flush=True)
-    head = {"machine": where, "settings": [dataclasses.asdict(setting) for setting in SETTINGS]}
-    record = Record(options.record, head, options.resume)
-    measure(record, SETTINGS, cells(tuple(setting.model for setting in SETTINGS)))
+    settings = QUICK if options.quick else SETTINGS
+    models = [setting.model for setting in settings]
+    keys = cells(models, ("element", "row"), (0.5,)) if options.quick else cells(models)
+    head = {"machine": where, "settings": [dataclasses.asdict(setting) for setting in settings]}
+    runs = ROOT / "runs"
+    name = f"{NAME}_quick" if options.quick else NAME
+    record = Record(options.record or runs / f"{name}.jsonl", head, options.resume)
+    benches = {setting.model: Bench(setting) for setting in settings}
+    measure(record, benches, keys)
+    write(record, benches, keys, options.folder or (runs / name if options.quick else DOCS))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -53,10 +55,6 @@ class Setting:
     test: int
     batch: int = 32
     lr: float = 0.01
-
-    @property
-    def steps(self) -> int:
-        return -(-self.train // self.batch)
 
 
 class Bench:
@@ -195,9 +193,13 @@ def hits_of(record: dict[str, Any], count: int) -> np.ndarray:
 Key = tuple[str, str, float, int | None]
 
 
-def cells(models: tuple[str, ...]) -> list[Key]:
+def cells(
+    models: Iterable[str],
+    granularities: Iterable[str] = GRANULARITIES,
+    sparsities: Iterable[float] = SPARSITIES,
+) -> list[Key]:
     """Every cell: one-shot first, then one seed after the other, so that all grow alike."""
-    grid = [(DENSE, 0.0), *((name, sparsity) for name in GRANULARITIES for sparsity in SPARSITIES)]
+    grid = [(DENSE, 0.0), *itertools.product(granularities, sparsities)]
     return [
         (model, name, sparsity, seed)
         for seed in (None, *SEEDS)
