@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.cifar_resnet import SHIFT
 from benchmarks.common import heading, markdown_table
 from benchmarks.granularity_cells import DENSE, GRANULARITIES, IGNORED, NM, SEEDS, SPARSITIES
-from benchmarks.granularity_compare import ALIKE, BEYOND, Comparison, Score, compare, scores
+from benchmarks.granularity_compare import ALIKE, BEYOND, CHANCE, Comparison, Score, compare, scores
 
 __all__ = ["STAGES", "page", "summary", "verdict"]
 
@@ -246,7 +246,9 @@ def _method(head: dict[str, Any]) -> str:
   batches, so the standard error is that of the difference: of the images and of the seeds, added
   in squares. **Bold**: the finer keeps more, by over {BEYOND:g} standard errors. *Italic*: it keeps
   less by as much. In brackets: the sparsities reached differ too much to tell. Where nothing
-  differs, about one comparison in twenty is beyond {BEYOND:g} standard errors all the same.
+  differs, about one comparison in twenty is beyond {BEYOND:g} standard errors all the same. Near
+  {100 * CHANCE:g} %, which guessing gets, a network gives nearly all images the same few answers,
+  and which these are decides more than the granularity.
 - **Images.** Not all test images are used, so that the table takes an hour and not a day. The
   standard error of a single accuracy p is the root of p (1 − p) / images: at 50 %, {single}.
 

@@ -29,6 +29,7 @@ LOOKS: dict[str, tuple[str, str, str]] = {
     "shape": ("#9a6dd7", ":", "D"),
     "channel": ("#d9822b", ":", "v"),
 }
+SHOWN = [100 * sparsity for sparsity in SPARSITIES]
 assert set(LOOKS) == set(GRANULARITIES)
 
 
@@ -65,6 +66,11 @@ def draw(head: dict[str, Any], records: list[dict[str, Any]], path: Path) -> Non
             row[0].set_ylabel("accuracy, %")
         for axes in grid[-1]:
             axes.set_xlabel("sparsity, %")
+        # By the share that is left, on a logarithmic scale: high sparsities stand apart.
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.set_xticks([100 - at for at in SHOWN], [f"{at:g}" for at in SHOWN])
+        axes.minorticks_off()
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", handlelength=3.2)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +79,6 @@ def draw(head: dict[str, Any], records: list[dict[str, Any]], path: Path) -> Non
 
 def _panel(axes: Any, known: dict[Any, Any], tuned: bool, title: str) -> None:
     axes.set_title(title, loc="left", color=INK)
-    axes.set_xticks([100 * sparsity for sparsity in SPARSITIES])
     axes.yaxis.grid(True)
     dense = known.get((tuned, DENSE, 0.0))
     if dense is not None:
@@ -82,7 +87,7 @@ def _panel(axes: Any, known: dict[Any, Any], tuned: bool, title: str) -> None:
         found = [known.get((tuned, name, sparsity)) for sparsity in SPARSITIES]
         there = [score for score in found if score is not None]
         axes.errorbar(
-            [100 * score.sparsity for score in there],
+            [100 * (1 - score.sparsity) for score in there],
             [100 * score.accuracy for score in there],
             yerr=[100 * score.spread for score in there],
             color=colour,
