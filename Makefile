@@ -4,6 +4,7 @@
 #   make test         the tests                  make test-slow   the long ones as well
 #   make check        lint, formatting, types    make format      apply the formatter
 #   make bench        speed and memory against Torch-Pruning; writes docs/benchmarks/
+#   make accuracy     accuracy by granularity on the shared CIFAR-10 networks; writes docs/benchmarks/
 #   make coverage     every supported architecture; writes docs/coverage.md
 #   make docs         build the documentation into site/
 #   make pictures     draw the pictures of the method pages anew
@@ -32,7 +33,7 @@ BENCH := $(VENV)/.installed-bench
 DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench coverage docs pictures clean
+.PHONY: help demo test test-slow check format bench accuracy coverage docs pictures clean
 
 help:
 	@sed -n '/^#   make/s/^#//p' $(firstword $(MAKEFILE_LIST))
@@ -88,6 +89,10 @@ bench: $(BENCH)
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.nm_masks
 	$(BIN)/python -m benchmarks.global_magnitude
+
+# It goes on where it was ended.
+accuracy: $(DEV)
+	$(BIN)/python -m benchmarks.granularity_accuracy $(ARGS)
 
 coverage: $(BENCH)
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
