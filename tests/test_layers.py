@@ -30,6 +30,7 @@ regularizers schedules
 callbacks
 request result
 refit choose
+drop
 decide sparsify
 proof
 prune

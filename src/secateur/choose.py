@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import nn
@@ -18,7 +18,7 @@ from secateur.plan import Plan
 from secateur.request import Request
 from secateur.selection import Selection, select
 
-__all__ = ["ByBudget", "Choice", "Chooser", "Planner"]
+__all__ = ["ByBudget", "Choice", "Chooser", "Planner", "Task"]
 
 
 @dataclasses.dataclass
@@ -29,16 +29,59 @@ class Choice:
     ----------
     skipped : list of (str, str)
         Groups of which nothing could be chosen, and why.
+    settings : dict
+        What was found out on the way and belongs in the plan's settings.
     """
 
     selection: Selection
     skipped: list[tuple[str, str]]
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 Planner: TypeAlias = Callable[[np.ndarray], Plan]
 """Classes that go, as a mask -> the plan that takes them out."""
 
 Chooser: TypeAlias = Callable[[Graph, Planner], Choice]
+
+
+class Task:
+    """A graph to choose from, scored: what goes under any budget, and how good the rest is."""
+
+    def __init__(
+        self, model: nn.Module, request: Request, scorer: Scorer, graph: Graph, planner: Planner
+    ) -> None:
+        self.request, self.graph = request, graph
+        self.candidates = None
+        if request.evaluate is not None:
+            self.candidates = Candidates(
+                model, planner, request.evaluate, request.seed, request.allocation.tune
+            )
+        self.costs = CostModel(graph, model)
+        self.base = request.base or self.costs(np.zeros(graph.n_classes, dtype=bool))
+        self.scores = scorer.classes(graph)
+
+    def choice(self, budget: dict[str, float] | None) -> Choice:
+        """What goes under a budget, in fractions; None for all that may."""
+        request, scores = self.request, self.scores
+        selection = select(
+            self.graph,
+            self.costs,
+            scores,
+            request.allocation,
+            budget,
+            base=self.base,
+            min_keep=request.min_keep,
+            round_to=request.round_to,
+            comparable=request.criterion.comparable,
+            evaluate=self.candidates,
+            seed=request.seed,
+        )
+        skipped = [
+            (group.name, scores.reason)
+            for group in self.graph.groups
+            if not scores.judged[group.classes].any()
+        ]
+        return Choice(selection, skipped)
 
 
 class ByBudget:
@@ -52,30 +95,5 @@ class ByBudget:
         )
 
     def __call__(self, graph: Graph, planner: Planner) -> Choice:
-        request = self.request
-        candidates = None
-        if request.evaluate is not None:
-            candidates = Candidates(
-                self.model, planner, request.evaluate, request.seed, request.allocation.tune
-            )
-        costs = CostModel(graph, self.model)
-        scores = self.scorer.classes(graph)
-        selection = select(
-            graph,
-            costs,
-            scores,
-            request.allocation,
-            request.budget,
-            base=request.base or costs(np.zeros(graph.n_classes, dtype=bool)),
-            min_keep=request.min_keep,
-            round_to=request.round_to,
-            comparable=request.criterion.comparable,
-            evaluate=candidates,
-            seed=request.seed,
-        )
-        skipped = [
-            (group.name, scores.reason)
-            for group in graph.groups
-            if not scores.judged[group.classes].any()
-        ]
-        return Choice(selection, skipped)
+        task = Task(self.model, self.request, self.scorer, graph, planner)
+        return task.choice(self.request.budget)

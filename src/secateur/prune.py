@@ -71,7 +71,9 @@ def prune(
     allocation : str or Allocation, default "global"
         How the budget is spread over groups.
     budget : dict, default {"macs": 0.5}
-        At most this fraction of the dense ``macs``, ``params`` or ``bytes`` remains.
+        At most this fraction of the dense ``macs``, ``params`` or ``bytes`` remains. Or
+        ``{"accuracy_drop": 0.01}``: the smallest model, by MACs, for which `evaluate` lies at most
+        so far below the dense model's; ``result.plan.settings["measured"]`` says what it found.
     ignore : sequence of str or Module
         Modules (names, fnmatch patterns or objects) whose outputs stay whole.
     round_to : int, default 1
