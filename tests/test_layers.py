@@ -31,6 +31,7 @@ regularizers schedules
 callbacks
 request result
 refit choose scan
+drop
 decide sparsify
 proof
 prune sensitivity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from docs._pictures.drawing import GONE, INK, KEPT, OTHER, panels, picture
 from docs._pictures.nets import Residual, batches, trained
@@ -10,9 +11,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import secateur as sc
+from secateur.criteria import L2, Scorer
 from secateur.data import load_digits
 from secateur.graph import trace
 from secateur.graph.kinds import kinds
+from secateur.inputs import as_inputs
 from secateur.prune import Result
 
 BUDGET = {"macs": 0.4}
@@ -121,3 +124,28 @@ def evolution() -> Figure:
 @picture("allocations/bayes")
 def bayes() -> Figure:
     return searched("bayes", "bayes:trials=72")
+
+
+@picture("allocations/knapsack")
+def knapsack() -> Figure:
+    names = ["knapsack", "global", "uniform"]
+    results = [
+        sc.prune(trained(Residual), IMAGES, allocation=name, budget=BUDGET) for name in names
+    ]
+    figure, (shares, lost) = panels()
+    kept_shares(shares, results[0], results[1], names[:2])
+    scorer = Scorer(trained(Residual), L2(), None, None, 0, inputs=as_inputs(IMAGES))
+    graph = trace(trained(Residual), IMAGES)
+    values = scorer.classes(graph).values
+    totals = []
+    for result in results:
+        total = 0.0
+        for group, found in zip(graph.groups, result.groups, strict=True):
+            scores = np.sort(values[group.classes])
+            total += float((scores / scores.mean())[: found.before - found.after].sum())
+        totals.append(total)
+    bars = lost.bar(names, totals, width=0.5, color=[GONE, OTHER, OTHER])
+    lost.bar_label(bars, fmt="%.2f", padding=1, fontsize=8, color=INK)
+    lost.tick_params(axis="x", length=0)
+    lost.set(ylim=(0, 1.2 * max(totals)), title="Scores lost, in means of their groups")
+    return figure

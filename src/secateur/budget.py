@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from secateur.errors import BudgetError, suggestion
 
 __all__ = ["check_budget"]
@@ -20,7 +22,8 @@ def check_budget(budget: object, *, sparse: bool = False) -> dict[str, float]:
     Raises
     ------
     BudgetError
-        For anything but known measures with fractions in (0, 1], or a sparsity in [0, 1).
+        For anything but known measures with fractions in (0, 1], a sparsity in [0, 1), or an
+        accuracy drop from 0 on.
 
     Examples
     --------
@@ -33,6 +36,8 @@ def check_budget(budget: object, *, sparse: bool = False) -> dict[str, float]:
     if not isinstance(budget, dict) or not budget:
         raise BudgetError(f"budget must be a dict such as {example}")
     known = ("sparsity",) if sparse else STRUCTURED
+    if "accuracy_drop" in budget:
+        return _drop(budget, sparse)
     for key, value in budget.items():
         if sparse and key in STRUCTURED:
             raise BudgetError(
@@ -58,3 +63,25 @@ def check_budget(budget: object, *, sparse: bool = False) -> dict[str, float]:
                 "model that remains"
             )
     return {str(key): float(value) for key, value in budget.items()}
+
+
+def _drop(budget: dict[str, float], sparse: bool) -> dict[str, float]:
+    """A budget of how much worse the model may be, which says nothing of its size."""
+    if sparse:
+        raise BudgetError(
+            "a budget of accuracy_drop is for structured granularities; sparse ones take a "
+            'sparsity, such as {"sparsity": 0.9}'
+        )
+    if len(budget) > 1:
+        others = ", ".join(sorted(str(key) for key in budget if key != "accuracy_drop"))
+        raise BudgetError(
+            f"accuracy_drop finds the smallest model itself, so it stands alone; drop {others}"
+        )
+    value = budget["accuracy_drop"]
+    number = not isinstance(value, bool) and isinstance(value, (int, float))
+    if not (number and 0 <= value < math.inf):
+        raise BudgetError(
+            f"budget accuracy_drop={value!r} must be a number from 0 on: it is how far below the "
+            "dense model's the value of evaluate may lie, in its own unit"
+        )
+    return {"accuracy_drop": float(value)}

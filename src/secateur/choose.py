@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import nn
@@ -19,7 +19,7 @@ from secateur.plan import Plan
 from secateur.request import Request
 from secateur.selection import Selection, select
 
-__all__ = ["ByBudget", "Choice", "Chooser", "Planner"]
+__all__ = ["ByBudget", "Choice", "Chooser", "Planner", "Task"]
 
 
 @dataclasses.dataclass
@@ -30,16 +30,75 @@ class Choice:
     ----------
     skipped : list of (str, str)
         Groups of which nothing could be chosen, and why.
+    settings : dict
+        What was found out on the way and belongs in the plan's settings.
     """
 
     selection: Selection
     skipped: list[tuple[str, str]]
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 Planner: TypeAlias = Callable[[np.ndarray], Plan]
 """Classes that go, as a mask -> the plan that takes them out."""
 
 Chooser: TypeAlias = Callable[[Graph, Planner], Choice]
+
+
+class Task:
+    """A graph to choose from, scored: what goes under any budget, and how good the rest is."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        request: Request,
+        scorer: Scorer,
+        graph: Graph,
+        planner: Planner,
+        candidates: Candidates | None,
+    ) -> None:
+        self.request, self.graph = request, graph
+        self.planner, self.candidates = planner, candidates
+        self.costs = CostModel(graph, model, measures=request.limited, table=request.latency)
+        self.base = request.base or self.costs.dense
+        self.scores = scorer.classes(graph)
+        self._known: dict[bytes, float] = {}
+
+    def values(self, listed: Sequence[np.ndarray]) -> list[float]:
+        """How good the model is without each of these sets of classes."""
+        assert self.candidates is not None
+        masks = [np.packbits(removed).tobytes() for removed in listed]
+        fresh = {
+            mask: self.planner(removed)
+            for mask, removed in dict(zip(masks, listed, strict=True)).items()
+            if mask not in self._known
+        }
+        found = self.candidates.values(list(fresh.values()))
+        self._known.update(zip(fresh, found, strict=True))
+        return [self._known[mask] for mask in masks]
+
+    def choice(self, budget: dict[str, float] | None) -> Choice:
+        """What goes under a budget, in fractions; None for all that may."""
+        request, scores = self.request, self.scores
+        selection = select(
+            self.graph,
+            self.costs,
+            scores,
+            request.allocation,
+            budget,
+            base=self.base,
+            min_keep=request.min_keep,
+            rounding=request.rounding,
+            comparable=request.criterion.comparable,
+            evaluate=None if self.candidates is None else self.values,
+            seed=request.seed,
+        )
+        skipped = [
+            (group.name, scores.reason)
+            for group in self.graph.groups
+            if not scores.judged[group.classes].any()
+        ]
+        return Choice(selection, skipped)
 
 
 class ByBudget:
@@ -64,40 +123,13 @@ class ByBudget:
             self.candidates = Candidates(trial, request.engine, request.journal)
 
     def __call__(self, graph: Graph, planner: Planner) -> Choice:
-        request = self.request
-        candidates = self.candidates
-        known: dict[bytes, float] = {}
+        with self.candidates or contextlib.nullcontext():
+            return self.chosen(self.task(graph, planner))
 
-        def values(listed: Sequence[np.ndarray]) -> list[float]:
-            assert candidates is not None
-            masks = [np.packbits(removed).tobytes() for removed in listed]
-            fresh = {
-                mask: planner(removed)
-                for mask, removed in dict(zip(masks, listed, strict=True)).items()
-                if mask not in known
-            }
-            known.update(zip(fresh, candidates.values(list(fresh.values())), strict=True))
-            return [known[mask] for mask in masks]
+    def task(self, graph: Graph, planner: Planner) -> Task:
+        """What there is to choose from."""
+        return Task(self.model, self.request, self.scorer, graph, planner, self.candidates)
 
-        costs = CostModel(graph, self.model, measures=request.budget, table=request.latency)
-        scores = self.scorer.classes(graph)
-        with candidates or contextlib.nullcontext():
-            selection = select(
-                graph,
-                costs,
-                scores,
-                request.allocation,
-                request.budget,
-                base=request.base or costs.dense,
-                min_keep=request.min_keep,
-                rounding=request.rounding,
-                comparable=request.criterion.comparable,
-                evaluate=None if candidates is None else values,
-                seed=request.seed,
-            )
-        skipped = [
-            (group.name, scores.reason)
-            for group in graph.groups
-            if not scores.judged[group.classes].any()
-        ]
-        return Choice(selection, skipped)
+    def chosen(self, task: Task) -> Choice:
+        """What goes."""
+        return task.choice(self.request.budget)

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from secateur.choose import ByBudget, Chooser
+from secateur.drop import WithinDrop
 from secateur.errors import InputError, NothingToPruneError
 from secateur.granularity import Granularity
 from secateur.graph.constraints import Fix
@@ -74,7 +75,9 @@ def decide(
     NothingToPruneError, BudgetError, CriterionError
     """
     known = Amendments() if known is None else known
-    choose = ByBudget(model, inputs, request) if choose is None else choose
+    if choose is None:
+        by = WithinDrop if "accuracy_drop" in request.budget else ByBudget
+        choose = by(model, inputs, request)
     for _ in range(ROUNDS):
         graph = Graph(
             model,
@@ -93,6 +96,7 @@ def decide(
             plan, tried = planned.tried(choice.selection.removed)
         except _Amended:
             continue
+        plan.settings.update(choice.settings)
         return Decision(plan, graph, choice.selection, choice.skipped, tried)
     raise InputError("the model's code could not be followed; try form='graph'")
 

@@ -82,7 +82,9 @@ def prune(
     budget : dict, default {"macs": 0.5}
         At most this fraction of the dense ``macs``, ``params``, ``bytes``, ``activations`` (peak
         bytes beside the weights in one forward pass), ``energy`` (an estimate) or ``latency`` (the
-        sum over its operations; see ``latency=``) remains.
+        sum over its operations; see ``latency=``) remains. Or
+        ``{"accuracy_drop": 0.01}``: the smallest model, by MACs, for which `evaluate` lies at most
+        so far below the dense model's; ``result.plan.settings["measured"]`` says what it found.
     ignore : sequence of str or Module
         Modules (names, fnmatch patterns or objects) whose outputs stay whole.
     latency : LatencyTable or str, optional

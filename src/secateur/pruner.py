@@ -86,6 +86,11 @@ class Pruner:
         self.steps = steps
         self._granularity = as_granularity(options.pop("granularity", "channel"))
         self.budget = as_budget(self._granularity, budget)
+        if "accuracy_drop" in self.budget:
+            raise InputError(
+                "accuracy_drop is searched for in one call of secateur.prune; steps need a budget "
+                "known before, such as the macs in that result's plan.settings['measured']"
+            )
         if not self.budget and steps > 1 and not isinstance(self._curve, OneShot):
             raise InputError(
                 f"granularity {self._granularity.name!r} without a budget is chosen at once; take "

@@ -57,6 +57,11 @@ class Request:
         return lambda done, total: progress(done, total, what)
 
     @property
+    def limited(self) -> dict[str, float]:
+        """Costs that count: those of the budget, or MACs where it is a drop in accuracy."""
+        return {"macs": 1.0} if "accuracy_drop" in self.budget else self.budget
+
+    @property
     def limits_latency(self) -> bool:
         """Whether the budget has one of latency."""
         return "latency" in self.budget

@@ -10,6 +10,7 @@ from secateur.allocation.evolution import Evolution
 from secateur.allocation.global_ import Global
 from secateur.allocation.groups import GroupScores, judged_order
 from secateur.allocation.isomorphic import Isomorphic
+from secateur.allocation.knapsack import Knapsack
 from secateur.allocation.lamp import LAMP
 from secateur.allocation.netadapt import NetAdapt
 from secateur.allocation.problem import Amounts, Problem, no_evaluate
@@ -28,6 +29,7 @@ __all__ = [
     "Global",
     "GroupScores",
     "Isomorphic",
+    "Knapsack",
     "NetAdapt",
     "Problem",
     "Sensitivity",
