@@ -32,6 +32,8 @@ from secateur.progress import Tick
 from secateur.refit import check_data
 from secateur.request import Request, check_model, resolve
 from secateur.scan import (
+    Evaluation,
+    FromTheMiddle,
     Judge,
     Ledger,
     Opaque,
@@ -153,7 +155,9 @@ def sensitivity(
     check_data(request)
     baseline = steady(evaluate, copy.deepcopy(model).eval(), seed)
     ledger = Ledger(cache, fingerprint(model), seed, baseline)
-    judge = Opaque(evaluate, seed)
+    judge: Judge = Opaque(evaluate, seed)
+    if isinstance(evaluate, Evaluation):
+        judge = FromTheMiddle(copy.deepcopy(model).eval(), evaluate, seed)
     if isinstance(request.granularity, SparseGranularity):
         weights, _ = weights_for(model, request, request.granularity)
         return scan_weights(

@@ -6,10 +6,12 @@ from secateur.scan.evaluation import Evaluation
 from secateur.scan.ledger import Ledger, fingerprint
 from secateur.scan.pace import Pace
 from secateur.scan.parts import repeatable, scan_weights
+from secateur.scan.reuse import FromTheMiddle
 from secateur.scan.trials import Judge, Opaque, Trials, masked_copy
 
 __all__ = [
     "Evaluation",
+    "FromTheMiddle",
     "Judge",
     "Ledger",
     "Opaque",
