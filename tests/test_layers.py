@@ -21,8 +21,9 @@ weights
 observing
 layerwise
 profiling surgery scoped ignored replay
-criteria allocation granularity rounding
+criteria allocation granularity latency
 costs verify persist export idle candidates
+rounding
 selection recover models
 sparse
 attached

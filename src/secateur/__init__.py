@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from secateur.compact import compact
     from secateur.export import export
     from secateur.graph import Graph, trace
+    from secateur.latency import LatencyTable
     from secateur.masks import apply_masks, finalize, masks_of, remove_masks
     from secateur.persist import load, save
     from secateur.plan import Plan, history
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # Imported on first use, so that `import secateur` costs next to nothing.
 _HOMES = {
     "Graph": "secateur.graph",
+    "LatencyTable": "secateur.latency",
     "Plan": "secateur.plan",
     "Profile": "secateur.profiling",
     "Pruner": "secateur.pruner",
@@ -61,6 +63,7 @@ _HOMES = {
 
 __all__ = [
     "Graph",
+    "LatencyTable",
     "Plan",
     "Profile",
     "Pruner",

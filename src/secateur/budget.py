@@ -6,7 +6,7 @@ from secateur.errors import BudgetError, suggestion
 
 __all__ = ["check_budget"]
 
-STRUCTURED = ("macs", "params", "bytes", "activations", "energy")
+STRUCTURED = ("macs", "params", "bytes", "activations", "energy", "latency")
 
 
 def check_budget(budget: object, *, sparse: bool = False) -> dict[str, float]:

@@ -56,7 +56,7 @@ class ByBudget:
         candidates = None
         if request.evaluate is not None:
             candidates = Candidates(self.model, planner, request.evaluate, request.seed)
-        costs = CostModel(graph, self.model, measures=request.budget)
+        costs = CostModel(graph, self.model, measures=request.budget, table=request.latency)
         scores = self.scorer.classes(graph)
         selection = select(
             graph,

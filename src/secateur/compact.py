@@ -111,6 +111,8 @@ def compact(
         data=None,
         loss=None,
     )
+    if request.rounding.automatic:
+        raise InputError("round_to='auto' goes by latency, which compact does not know; name sizes")
     settings = {key: request.settings[key] for key in ("ignore", "round_to", "min_keep")}
     request = dataclasses.replace(request, settings={"compact": True, **settings})
     nonzero = check_model(model)

@@ -12,6 +12,8 @@ from torch import nn
 from secateur.graph.graph import Graph
 from secateur.graph.lanes import Lane
 from secateur.graph.trace import Node, Ref, named_state
+from secateur.latency import LatencyTable
+from secateur.latency.summed import Share, SummedLatency
 from secateur.profiling.energy import Energy
 from secateur.profiling.macs import COUNTED, node_macs
 from secateur.profiling.storage import Memory
@@ -34,6 +36,8 @@ class CostModel:
     measures : collection of str, optional
         Which of ``activations`` (peak bytes beside the weights in one forward pass) and ``energy``
         (an estimate, in picojoules) to count beside ``macs``, ``params`` and ``bytes``.
+    table : LatencyTable, optional
+        For ``latency``, in milliseconds: the sum over all operations that take time.
 
     Examples
     --------
@@ -45,7 +49,14 @@ class CostModel:
     {'macs': 72, 'params': 33, 'bytes': 132, 'activations': 216}
     """
 
-    def __init__(self, graph: Graph, model: nn.Module, *, measures: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        model: nn.Module,
+        *,
+        measures: Collection[str] = (),
+        table: LatencyTable | None = None,
+    ) -> None:
         self.graph = graph
         self._lanes: list[tuple[np.ndarray, int]] = []
         self._lane_at: dict[int, int] = {}
@@ -71,8 +82,10 @@ class CostModel:
         ]
         self._memory = Memory(graph.trace) if "activations" in measures else None
         self._energy = Energy(graph.trace) if "energy" in measures else None
+        self.table = table
+        self._latency = None if table is None else SummedLatency(graph, table)
         self._values: list[Dims] = []
-        if self._memory is not None or self._energy is not None:
+        if measures or table is not None:
             p = graph.propagation
             indices = range(len(graph.trace.values))
             self._values = [self._dims(p.shape(index), p.layout(index)) for index in indices]
@@ -120,7 +133,7 @@ class CostModel:
         dict
             ``macs`` (of the example batch), ``params``, ``bytes``, and the measures asked for.
         """
-        gone = [int(removed[classes].sum()) // rows for classes, rows in self._lanes]
+        gone = self._gone(removed)
         params = total = 0
         for dims, width, counted in self._tensors:
             elements = math.prod(_sizes(dims, gone))
@@ -134,12 +147,45 @@ class CostModel:
         cost: dict[str, float] = {
             "macs": sum(count for _, count in macs), "params": params, "bytes": total
         }  # fmt: skip
-        values = [_sizes(dims, gone) for dims in self._values]
+        values = self._shapes(removed)
         if self._memory is not None:
             cost["activations"] = self._memory.peak(values)
         if self._energy is not None:
             cost["energy"] = self._energy(macs, values)
+        if self._latency is not None:
+            cost["latency"] = self._latency(values)
         return cost
+
+    def latency_of(self, units: np.ndarray) -> Share:
+        """The part of the latency that depends on how many of these units go.
+
+        Parameters
+        ----------
+        units : ndarray of int, shape [units, classes of each]
+            Two or more; the first ones go first.
+
+        Raises
+        ------
+        ValueError
+            Without a table.
+        """
+        if self._latency is None:
+            raise ValueError("a cost model without a table knows no latency")
+
+        def shapes(count: int) -> list[tuple[int, ...]]:
+            removed = np.zeros(self.graph.n_classes, dtype=bool)
+            removed[units[:count].ravel()] = True
+            return self._shapes(removed)
+
+        return Share(self._latency, shapes)
+
+    def _gone(self, removed: np.ndarray) -> list[int]:
+        return [int(removed[classes].sum()) // rows for classes, rows in self._lanes]
+
+    def _shapes(self, removed: np.ndarray) -> list[tuple[int, ...]]:
+        """Of every value of the trace, where they are wanted."""
+        gone = self._gone(removed)
+        return [_sizes(dims, gone) for dims in self._values]
 
 
 def _sizes(dims: Dims, gone: list[int]) -> tuple[int, ...]:

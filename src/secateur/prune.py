@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,11 +17,12 @@ from secateur.errors import InputError, ParityError
 from secateur.granularity import Granularity
 from secateur.graph.trace import Trace, record
 from secateur.inputs import ExampleInputs, Inputs, as_inputs
+from secateur.latency import LatencyCheck, LatencyTable, check_latency
 from secateur.layerwise import Refit
 from secateur.profiling.recorded import profile_recorded
 from secateur.proof import Proof
 from secateur.refit import check_data, refit
-from secateur.request import Request, check_model, resolve
+from secateur.request import Request, check_model, resolve, with_latency
 from secateur.result import GroupSummary, Result
 from secateur.rounding import RoundTo
 from secateur.sparse.table import SparseGranularity
@@ -42,6 +44,7 @@ def prune(
     allocation: str | Allocation = "global",
     budget: dict[str, float] | None = None,
     ignore: Sequence[str | nn.Module] = (),
+    latency: LatencyTable | str | None = None,
     round_to: RoundTo = 1,
     min_keep: int = 1,
     data: Iterable[Any] | None = None,
@@ -73,12 +76,18 @@ def prune(
         How the budget is spread over groups.
     budget : dict, default {"macs": 0.5}
         At most this fraction of the dense ``macs``, ``params``, ``bytes``, ``activations`` (peak
-        bytes beside the weights in one forward pass) or ``energy`` (an estimate) remains.
+        bytes beside the weights in one forward pass), ``energy`` (an estimate) or ``latency`` (the
+        sum over its operations; see ``latency=``) remains.
     ignore : sequence of str or Module
         Modules (names, fnmatch patterns or objects) whose outputs stay whole.
-    round_to : int or dict, default 1
-        Sizes of pruned dimensions are multiples of it. A dict has a rule for every pattern of
-        layer names, ``{"layer3.*": 16, "*": 8}``, of which the first that matches counts.
+    latency : LatencyTable or str, optional
+        For a budget of latency and for ``round_to="auto"``: a table that was measured, or the
+        runtime to measure one in, default ``"torch"``; such tables are kept in the user's cache
+        folder.
+    round_to : int, "auto" or dict, default 1
+        Sizes of pruned dimensions are multiples of it; with ``"auto"`` they are the sizes after
+        which the latency climbs. A dict has a rule for every pattern of layer names,
+        ``{"layer3.*": 16, "*": 8}``, of which the first that matches counts.
     min_keep : int, default 1
         Units that every group keeps at least; 0 lets a sparse granularity empty a weight.
     data, loss
@@ -150,13 +159,16 @@ def prune(
     if isinstance(request.granularity, SparseGranularity):
         if form == "graph":
             raise InputError("form='graph' is for granularities that make the model smaller")
+        granularity = request.granularity
+        with_latency(request, model, inputs, latency)
         return sparsify(
-            model, inputs, request, request.granularity, verify=verify, optimizer=optimizer, ema=ema
+            model, inputs, request, granularity, verify=verify, optimizer=optimizer, ema=ema
         )
     if form == "graph":
         from secateur.surgery.graph_form import to_graph
 
         model = to_graph(model, inputs)
+    request = with_latency(request, model, inputs, latency)
     return prune_traced(
         model, inputs, request, nonzero, verify=verify, optimizer=optimizer, ema=ema
     )
@@ -189,6 +201,7 @@ def prune_traced(
     _check_optimizer(model, optimizer)
     check_data(request)
     proof = (proof or Proof([inputs])) if verify else None
+    dense = copy.deepcopy(model) if request.limits_latency else None
     decision, error, refits = _cut(model, inputs, recorded, request, choose, proof, optimizer, ema)
     plan, graph = decision.plan, decision.graph
     # What had no zeros has none now, unless a new scale made some of its entries too small.
@@ -207,7 +220,27 @@ def prune_traced(
     narrowed = plan.narrow_inputs(inputs)
     skipped = _skipped(decision)
     costs = decision.selection.costs
-    return Result(model, plan, before, after, skipped, error, groups, narrowed, refits, costs)
+    checked = None
+    if dense is not None:
+        checked = _timed(request, (dense, inputs), (model, narrowed), costs["latency"])
+    return Result(
+        model, plan, before, after, skipped, error, groups, narrowed, refits, costs, checked
+    )
+
+
+def _timed(
+    request: Request,
+    dense: tuple[nn.Module, Inputs],
+    pruned: tuple[nn.Module, Inputs],
+    costs: tuple[float, float],
+) -> LatencyCheck:
+    """What the table foretold, and what both models take in the runtime of the table."""
+    table, predicted = request.latency, costs[1] / max(costs[0], 1e-300)
+    assert table is not None
+    runtime = table.runtime()
+    if runtime is None:
+        return LatencyCheck(table.conditions.runtime, predicted)
+    return check_latency(runtime, dense, pruned, predicted)
 
 
 def _cut(

@@ -14,11 +14,13 @@ from secateur.criteria import Criterion, as_criterion
 from secateur.errors import InputError
 from secateur.granularity import GRANULARITIES, Granularity
 from secateur.ignored import ignored_tensors
+from secateur.inputs import Inputs
+from secateur.latency import LatencyTable, as_runtime
 from secateur.profiling.census import census
 from secateur.rounding import Rounding, RoundTo, as_rounding
 from secateur.sparse.table import SparseGranularity, as_sparse
 
-__all__ = ["Request", "check_model", "resolve"]
+__all__ = ["Request", "check_model", "resolve", "with_latency"]
 
 
 @dataclasses.dataclass
@@ -40,6 +42,12 @@ class Request:
     prune_inputs: bool = False
     prune_outputs: bool = False
     evaluate: Callable[[nn.Module], float] | None = None
+    latency: LatencyTable | None = None
+
+    @property
+    def limits_latency(self) -> bool:
+        """Whether the budget has one of latency."""
+        return "latency" in self.budget
 
 
 def resolve(
@@ -100,6 +108,44 @@ def resolve(
         **plain,
         **given,
     )
+
+
+def with_latency(
+    request: Request, model: nn.Module, inputs: Inputs, latency: LatencyTable | str | None
+) -> Request:
+    """The request with a table of latencies, where its budget or its sizes go by one.
+
+    Raises
+    ------
+    InputError
+        When something is given as a table that is none, or sparse granularities get one.
+    UnknownNameError
+        For an unknown runtime.
+    """
+    if latency is not None and not isinstance(latency, LatencyTable):
+        if not isinstance(latency, str):
+            raise InputError(
+                "latency must be a LatencyTable or the name of a runtime, not "
+                f"{type(latency).__name__}"
+            )
+        as_runtime(latency)
+    automatic = request.rounding.automatic
+    if isinstance(request.granularity, SparseGranularity):
+        if latency is not None or automatic:
+            raise InputError(
+                "zeros leave every size as it is, so a sparse granularity takes neither latency= "
+                "nor round_to='auto'"
+            )
+        return request
+    if not (request.limits_latency or automatic):
+        if latency is not None:
+            raise InputError(
+                'latency= is for a budget such as {"latency": 0.6}, or for round_to="auto"'
+            )
+        return request
+    if not isinstance(latency, LatencyTable):
+        latency = LatencyTable.measure(model, inputs, latency or "torch", cache=True)
+    return dataclasses.replace(request, latency=latency)
 
 
 def as_granularity(

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from secateur.inputs import Inputs
+from secateur.latency import LatencyCheck
 from secateur.layerwise import Refit
 from secateur.plan import Plan
 from secateur.profiling import Profile
@@ -59,6 +60,9 @@ class Result:
     costs : dict of str to (float, float)
         Per measure of the cost model, the budget's among them, the dense model and the pruned one;
         empty for sparse granularities.
+    latency : LatencyCheck or None
+        With a budget of latency, the ratio that was predicted and the one of both models timed
+        whole, in turns.
     """
 
     model: nn.Module
@@ -71,6 +75,7 @@ class Result:
     inputs: Inputs
     refits: list[Refit] = dataclasses.field(default_factory=list)
     costs: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    latency: LatencyCheck | None = None
 
     def compact(self, **options: Any) -> Result:
         """Remove what has become all-zero; see :func:`secateur.compact`, whose options it takes.

@@ -10,8 +10,11 @@ from typing import TypeAlias
 import numpy as np
 from torch import nn
 
+from secateur.costs import CostModel
 from secateur.errors import InputError, UnknownNameError, suggestion
 from secateur.graph.coupling import Group, Member
+from secateur.latency import fast_sizes
+from secateur.latency.summed import Share
 
 __all__ = ["AUTO", "RoundTo", "Rounding", "as_rounding"]
 
@@ -47,13 +50,24 @@ class Rounding:
         """
         return next((value for rule, value in self.rules if fnmatch.fnmatch(layer, rule)), 1)
 
-    def automatic(self, group: Group) -> bool:
-        """Whether a layer of the group wants the sizes that its latency suggests."""
-        layers = [member.name.rpartition(".")[0] for member, _ in shrinking(group)]
-        return any(self.of(layer) == AUTO for layer in layers)
+    @property
+    def automatic(self) -> bool:
+        """Whether any rule leaves it to the latency."""
+        return any(value == AUTO for _, value in self.rules)
 
-    def counts(self, group: Group, min_keep: int) -> np.ndarray:
-        """Numbers of units that may go, ascending: enough stay, and sizes stay multiples.
+    def allowed(
+        self, group: Group, min_keep: int, costs: CostModel, units: np.ndarray
+    ) -> np.ndarray:
+        """Numbers of units that may go, ascending: enough stay, and sizes keep to the rules.
+
+        Parameters
+        ----------
+        group : Group
+        min_keep : int
+        costs : CostModel
+            Knows the latency where a rule is ``"auto"``.
+        units : ndarray of int, shape [units, classes of each]
+            Of the group, the first to go first.
 
         Returns
         -------
@@ -62,17 +76,46 @@ class Rounding:
             one stays so.
         """
         counts = np.arange(max(group.size - min_keep, 0) + 1)
+        automatic = False
         for member, per_unit in shrinking(group):
             multiple = self.of(member.name.rpartition(".")[0])
-            if isinstance(multiple, int) and multiple > 1:
+            if isinstance(multiple, str):
+                automatic = True
+            elif multiple > 1:
                 left = shared_size(group, member) - counts * per_unit
                 counts = counts[(left % multiple == 0) | (counts == 0)]
+        if automatic and costs.table is not None and len(counts) > 1:
+            counts = fast_counts(group, counts, costs.latency_of(units), costs.table.tolerance)
         return counts
 
     @property
     def text(self) -> str:
         """As in a message: ``round_to=8``."""
         return f"round_to={self.spec!r}"
+
+
+def fast_counts(group: Group, counts: np.ndarray, share: Share, tolerance: float) -> np.ndarray:
+    """Of the numbers of units that may go, those that leave a size as fast as no larger one.
+
+    Only sizes at the right end of a measured step count, where there are any: what lies between
+    is a guess.
+
+    Parameters
+    ----------
+    counts : ndarray of int
+        Ascending, 0 first.
+    share : Share
+        What the operations that the group is part of take.
+    tolerance : float
+        Relative differences up to this are chance.
+    """
+    measured = np.zeros(len(counts), dtype=bool)
+    for member, per_unit in shrinking(group):
+        size = len(member.classes)
+        measured |= np.isin(size - counts * per_unit, list(share.measured(size)))
+    tried = counts[measured] if measured[1:].any() else counts
+    latency = {-count: share(count) for count in {0, *tried.tolist()}}
+    return -np.array(fast_sizes(latency, tolerance))
 
 
 def shrinking(group: Group) -> list[tuple[Member, int]]:
@@ -87,7 +130,7 @@ def shrinking(group: Group) -> list[tuple[Member, int]]:
 
 
 def shared_size(group: Group, member: Member) -> int:
-    """The size of a dimension; 0 where other groups have a part in it, and it has to stay in step."""
+    """The size of a dimension; 0 where other groups share it and it only has to stay in step."""
     whole = bool(np.isin(member.classes, group.classes).all())
     return len(member.classes) if whole else 0
 

@@ -78,7 +78,10 @@ def select(
     """
     groups = graph.groups
     units = [group.units(scores.values) for group in groups]
-    limits = [rounding.counts(group, min_keep) for group in groups]
+    limits = [
+        rounding.allowed(group, min_keep, costs, rows)
+        for group, rows in zip(groups, units, strict=True)
+    ]
     listed = []
     for group, rows, allowed in zip(groups, units, limits, strict=True):
         judged = scores.judged[rows].all(axis=1) & (allowed[-1] > 0)
@@ -155,7 +158,7 @@ def _too_tight(
     min_keep: int,
     rounding: Rounding,
 ) -> str:
-    reached = ", ".join(f"{key}={least[key] / max(base[key], 1):.3f}" for key in budget)
+    reached = ", ".join(f"{key}={least[key] / (base[key] or 1):.3f}" for key in budget)
     asked = ", ".join(f"{key}={value:g}" for key, value in budget.items())
     blockers = "; ".join(f"{name} ({reason})" for name, reason in graph.protected[:5])
     return (

@@ -64,8 +64,8 @@ def prune(
             "--budget",
             "-b",
             metavar="macs=0.5",
-            help="What remains, at most, of macs, params, bytes, activations or energy (repeat "
-            "for several), or, for sparse granularities, what becomes zero: sparsity=0.9.",
+            help="What remains, at most, of macs, params, bytes, activations, energy or latency "
+            "(repeat for several), or, for sparse granularities, what becomes zero: sparsity=0.9.",
         ),
     ] = None,
     granularity: Annotated[str, typer.Option(help="What is removed as one unit.")] = "channel",
