@@ -100,9 +100,9 @@ def page(results: dict[str, Any]) -> str:
         [
             "# Speed-up over MAC reduction",
             "",
-            f"Models at {FRACTION:g} of their MACs or just below, batch 1 at 224×224, with sizes of "
-            "any number, multiples of 8, and those that a latency table of the same runtime says "
-            "are fast. Speed-ups are medians of the ratios of "
+            f"Models at {FRACTION:g} of their MACs or just below, batch 1 at 224×224, with sizes "
+            "of any number, multiples of 8, and those that a latency table of the same runtime "
+            "says are fast. Speed-ups are medians of the ratios of "
             f"{rounds} rounds, in each of which the dense model and every version ran.",
             "",
             markdown_table(columns, rows, left=3),

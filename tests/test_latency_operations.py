@@ -13,9 +13,9 @@ from torch.nn import functional
 import secateur as sc
 from secateur.graph.trace import Ref
 from secateur.latency.calls import TimedCall, timed_calls
+from secateur.latency.kinds import KINDS
 from secateur.latency.layers import layer
 from secateur.latency.onnx_layers import ONNX_KINDS, onnx_layer
-from secateur.latency.operations import KINDS
 from secateur.profiling import node_macs, profile
 
 IMAGE = torch.randn(2, 6, 9, 7)

@@ -9,7 +9,8 @@ import numpy as np
 
 from secateur.graph.graph import Graph
 from secateur.graph.trace import Node, Ref
-from secateur.latency.operations import Call, Operation, Sizes, operation_of
+from secateur.latency.kinds import operation_of
+from secateur.latency.operations import Call, Operation, Sizes
 
 __all__ = ["TimedCall", "call_of", "timed_calls"]
 

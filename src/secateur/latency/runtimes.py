@@ -15,9 +15,10 @@ from torch import nn
 
 from secateur.errors import InputError, UnknownNameError, first_line, require, suggestion
 from secateur.inputs import Inputs
+from secateur.latency.kinds import KINDS
 from secateur.latency.layers import layer
 from secateur.latency.onnx_layers import ONNX_KINDS, onnx_layer
-from secateur.latency.operations import KINDS, Operation, Sizes
+from secateur.latency.operations import Operation, Sizes
 
 __all__ = ["RUNTIMES", "Runtime", "as_runtime"]
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from secateur.graph.graph import Graph
 from secateur.latency.calls import call_of, timed_calls
 from secateur.latency.grid import Grid
-from secateur.latency.operations import Sizes, operation_of
+from secateur.latency.kinds import operation_of
+from secateur.latency.operations import Sizes
 from secateur.latency.table import LatencyTable
 
 __all__ = ["Share", "SummedLatency"]

@@ -27,7 +27,7 @@ from secateur.progress import Tick
 __all__ = ["LatencyTable"]
 
 FORMAT = "secateur latency table 1"
-LEAST_TOLERANCE = 0.01
+LEAST_TOLERANCE, MOST_TOLERANCE = 0.01, 0.05
 
 
 @dataclasses.dataclass
@@ -178,9 +178,9 @@ class LatencyTable:
 
     @property
     def tolerance(self) -> float:
-        """Relative differences up to this may be chance."""
+        """Relative differences up to this may be chance: the median noise, between 1 and 5 %."""
         noises = [grid.noise for grids in self.grids.values() for grid in grids]
-        return max(LEAST_TOLERANCE, statistics.median(noises))
+        return min(max(LEAST_TOLERANCE, statistics.median(noises)), MOST_TOLERANCE)
 
     def runtime(self) -> Runtime | None:
         """The runtime, ready to run under the table's conditions; None on another machine."""
