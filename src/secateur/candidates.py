@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import hashlib
 import math
 import os
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
-import numpy as np
 import torch
 from torch import nn
 
 from secateur.engines import Engine, InProcess, Journal, Workers, fingerprint
 from secateur.errors import InputError
-from secateur.observing import seeded
+from secateur.observing import all_seeded
 from secateur.plan import Plan
 
 __all__ = ["Candidates", "Trial"]
@@ -112,9 +109,7 @@ class Candidates:
         keys = [digest(plan) for plan in plans]
         if self._journal is not None:
             self._known |= {key: self._journal[key] for key in keys if key in self._journal}
-        tasks = {
-            key: plan for key, plan in zip(keys, plans, strict=True) if key not in self._known
-        }
+        tasks = {key: plan for key, plan in zip(keys, plans, strict=True) if key not in self._known}
         if tasks:
             if self._workers is None:
                 self._workers = self.engine.start(self.trial)
@@ -147,7 +142,7 @@ def measured(evaluate: Callable[[nn.Module], float], model: nn.Module, seed: int
     InputError
         When it raises, or returns no finite number.
     """
-    with _all_seeded(seed):
+    with all_seeded(seed):
         try:
             value = evaluate(model)
         except Exception as error:
@@ -161,17 +156,3 @@ def measured(evaluate: Callable[[nn.Module], float], model: nn.Module, seed: int
             f"evaluate must return a finite number, higher is better; it returned {value!r}"
         )
     return float(value)
-
-
-@contextlib.contextmanager
-def _all_seeded(seed: int) -> Iterator[None]:
-    """Every global random state set, and afterwards as it was."""
-    state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        with seeded(seed):
-            yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(numbers)  # noqa: NPY002

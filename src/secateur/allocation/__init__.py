@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secateur.allocation.amc import AMC
 from secateur.allocation.base import ALLOCATIONS, Allocation, as_allocation
 from secateur.allocation.densities import ERK, UniformPlus
 from secateur.allocation.global_ import Global
@@ -12,6 +13,7 @@ from secateur.allocation.uniform import Uniform
 
 __all__ = [
     "ALLOCATIONS",
+    "AMC",
     "ERK",
     "LAMP",
     "Allocation",

@@ -9,7 +9,7 @@ import torch
 
 from secateur.engines.base import Work
 
-__all__ = ["Conditions", "Conditioned"]
+__all__ = ["Conditioned", "Conditions"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,9 +116,7 @@ class _Tasks(Workers):
         self._ray, self._task, self._stored, self._own = ray, task, stored, own
 
     def run(self, tasks: Sequence[Any]) -> Iterator[tuple[int, float]]:
-        pending = {
-            self._task.remote(self._stored, task): index for index, task in enumerate(tasks)
-        }
+        pending = {self._task.remote(self._stored, task): index for index, task in enumerate(tasks)}
         try:
             while pending:
                 for reference in self._ray.wait(list(pending), num_returns=1)[0]:
