@@ -102,7 +102,7 @@ def test_every_engine_finds_the_same(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", OTHERS, indirect=True)
-@pytest.mark.parametrize("how", ["exit", "kill"])
+@pytest.mark.parametrize("how", ["exit", pytest.param("kill", marks=pytest.mark.slow)])
 def test_a_worker_that_dies_in_the_middle_is_replaced(
     engine: str, how: str, tmp_path: Path
 ) -> None:
@@ -148,6 +148,7 @@ def test_ray_takes_functions_inside_functions(cluster: Any) -> None:
     assert len(set(values)) > 6
 
 
+@pytest.mark.slow
 def test_workers_compute_under_the_settings_of_this_process() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -158,11 +159,13 @@ def test_workers_compute_under_the_settings_of_this_process() -> None:
     assert set(values) == {3.0}
 
 
+@pytest.mark.slow
 def test_a_process_that_leaves_is_no_value() -> None:
     with pytest.raises(EngineError, match="exit code 3"):
         search("processes:1", measures.leaving)
 
 
+@pytest.mark.slow
 def test_a_script_without_its_guard_is_told_so(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(
@@ -185,6 +188,7 @@ def test_workers_serve_several_rounds_and_lie_idle_between() -> None:
         assert list(workers.run([])) == []
 
 
+@pytest.mark.slow
 def test_one_that_died_while_idle_is_replaced() -> None:
     with Processes(1).start(abs) as workers:
         assert list(workers.run([-1.0])) == [(0, 1.0)]
