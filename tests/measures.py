@@ -1,4 +1,4 @@
-"""What candidates are measured by in tests of engines: functions that other processes can import."""
+"""What candidates are measured by in tests of engines: what other processes can import."""
 
 from __future__ import annotations
 
@@ -38,16 +38,22 @@ class Counting:
 
 
 class Dying:
-    """Ends its process at some calls: as often as there are files to take away."""
+    """Ends its process at some calls: as often as there are files to take away.
 
-    def __init__(self, folder: Path, times: int, how: str = "exit") -> None:
-        self.folder, self.how = folder, how
+    With `narrow`, only where the first layer is that narrow.
+    """
+
+    def __init__(
+        self, folder: Path, times: int, how: str = "exit", narrow: int | None = None
+    ) -> None:
+        self.folder, self.how, self.narrow = folder, how, narrow
         folder.mkdir(exist_ok=True)
         for number in range(times):
             (folder / str(number)).touch()
 
     def __call__(self, model: nn.Module) -> float:
-        for file in sorted(self.folder.iterdir()):
+        spared = self.narrow is not None and model[0].out_channels != self.narrow  # type: ignore[index, union-attr]
+        for file in [] if spared else sorted(self.folder.iterdir()):
             try:
                 file.unlink()
             except FileNotFoundError:

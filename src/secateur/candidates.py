@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import hashlib
 import math
 import os
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
-import numpy as np
 import torch
 from torch import nn
 
 from secateur.engines import Engine, InProcess, Journal, Workers, fingerprint
 from secateur.errors import InputError
-from secateur.observing import seeded
+from secateur.observing import all_seeded
 from secateur.plan import Plan
 
 __all__ = ["Candidates", "Trial", "measured", "steady"]
@@ -158,12 +155,12 @@ def tuned(tune: Callable[[nn.Module], object], model: nn.Module, seed: int = 0) 
     InputError
         When `tune` raises.
     """
-    with seeded(seed):
+    with all_seeded(seed):
         try:
             tune(model)
         except Exception as error:
             raise InputError(
-                f"tune raised {type(error).__name__} on a pruned copy of the model: {error}"
+                f"tune raised {type(error).__name__} on a copy of the model: {error}"
             ) from error
     model.eval()
 
@@ -193,12 +190,12 @@ def measured(evaluate: Callable[[nn.Module], float], model: nn.Module, seed: int
     InputError
         When it raises, or returns no finite number.
     """
-    with _all_seeded(seed):
+    with all_seeded(seed):
         try:
             value = evaluate(model)
         except Exception as error:
             raise InputError(
-                f"evaluate raised {type(error).__name__} on a pruned copy of the model: {error}"
+                f"evaluate raised {type(error).__name__} on a copy of the model: {error}"
             ) from error
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         value = value.item()
@@ -207,17 +204,3 @@ def measured(evaluate: Callable[[nn.Module], float], model: nn.Module, seed: int
             f"evaluate must return a finite number, higher is better; it returned {value!r}"
         )
     return float(value)
-
-
-@contextlib.contextmanager
-def _all_seeded(seed: int) -> Iterator[None]:
-    """Every global random state set, and afterwards as it was."""
-    state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        with seeded(seed):
-            yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(numbers)  # noqa: NPY002

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secateur.allocation.amc import AMC
 from secateur.allocation.base import ALLOCATIONS, Allocation, as_allocation
 from secateur.allocation.bayes import Bayes
 from secateur.allocation.curves import Curve, Sensitivity, checked_ratios
@@ -19,6 +20,7 @@ from secateur.allocation.uniform import Uniform
 
 __all__ = [
     "ALLOCATIONS",
+    "AMC",
     "ERK",
     "LAMP",
     "Allocation",

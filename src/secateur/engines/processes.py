@@ -79,7 +79,8 @@ class _Worker:
     def end(self) -> int | None:
         """End the process, if it runs still, and say how it ended."""
         self.pipe.close()
-        self.process.join(0.2)
+        # One that hung up is on its way out, and says with which code; others serve no more.
+        self.process.join(5)
         if self.process.is_alive():
             self.process.terminate()
             self.process.join(5)

@@ -3,7 +3,7 @@
 from secateur.observing.batches import Loss, batch_loss, default_loss, read_batch
 from secateur.observing.following import Follower
 from secateur.observing.reading import Progress, Reading, Receive, finite_loss
-from secateur.observing.standins import forward, seeded, standing_in
+from secateur.observing.standins import all_seeded, forward, seeded, standing_in
 from secateur.observing.watching import Product, Watcher
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Reading",
     "Receive",
     "Watcher",
+    "all_seeded",
     "batch_loss",
     "default_loss",
     "finite_loss",

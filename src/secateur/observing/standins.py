@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError, first_line
 from secateur.inputs import Inputs, evaluating
 
-__all__ = ["forward", "seeded", "standing_in"]
+__all__ = ["all_seeded", "forward", "seeded", "standing_in"]
 
 
 @contextlib.contextmanager
@@ -109,6 +111,20 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def all_seeded(seed: int) -> Iterator[None]:
+    """Every global random state set, and afterwards as it was."""
+    state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        with seeded(seed):
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numbers)  # noqa: NPY002
 
 
 @contextlib.contextmanager
