@@ -19,7 +19,7 @@ from secateur.plan import Plan
 from secateur.request import Request
 from secateur.selection import Selection, select
 
-__all__ = ["ByBudget", "Choice", "Chooser", "Planner", "Task"]
+__all__ = ["ByBudget", "Choice", "Chooser", "Planner", "Task", "Values"]
 
 
 @dataclasses.dataclass
@@ -45,6 +45,10 @@ Planner: TypeAlias = Callable[[np.ndarray], Plan]
 Chooser: TypeAlias = Callable[[Graph, Planner], Choice]
 
 
+Values: TypeAlias = Callable[[Sequence[np.ndarray]], list[float]]
+"""Sets of classes, as masks -> how good the model is without each."""
+
+
 class Task:
     """A graph to choose from, scored: what goes under any budget, and how good the rest is."""
 
@@ -55,27 +59,13 @@ class Task:
         scorer: Scorer,
         graph: Graph,
         planner: Planner,
-        candidates: Candidates | None,
+        values: Values | None,
     ) -> None:
         self.request, self.graph = request, graph
-        self.planner, self.candidates = planner, candidates
+        self.planner, self.values = planner, values
         self.costs = CostModel(graph, model, measures=request.limited, table=request.latency)
         self.base = request.base or self.costs.dense
         self.scores = scorer.classes(graph)
-        self._known: dict[bytes, float] = {}
-
-    def values(self, listed: Sequence[np.ndarray]) -> list[float]:
-        """How good the model is without each of these sets of classes."""
-        assert self.candidates is not None
-        masks = [np.packbits(removed).tobytes() for removed in listed]
-        fresh = {
-            mask: self.planner(removed)
-            for mask, removed in dict(zip(masks, listed, strict=True)).items()
-            if mask not in self._known
-        }
-        found = self.candidates.values(list(fresh.values()))
-        self._known.update(zip(fresh, found, strict=True))
-        return [self._known[mask] for mask in masks]
 
     def choice(self, budget: dict[str, float] | None) -> Choice:
         """What goes under a budget, in fractions; None for all that may."""
@@ -90,7 +80,7 @@ class Task:
             min_keep=request.min_keep,
             rounding=request.rounding,
             comparable=request.criterion.comparable,
-            evaluate=None if self.candidates is None else self.values,
+            evaluate=self.values,
             seed=request.seed,
         )
         skipped = [
@@ -128,7 +118,27 @@ class ByBudget:
 
     def task(self, graph: Graph, planner: Planner) -> Task:
         """What there is to choose from."""
-        return Task(self.model, self.request, self.scorer, graph, planner, self.candidates)
+        values = self.trials(graph, planner)
+        return Task(self.model, self.request, self.scorer, graph, planner, values)
+
+    def trials(self, graph: Graph, planner: Planner) -> Values | None:
+        """How good the model is without each of some sets of classes; None where nobody can say."""
+        candidates = self.candidates
+        if candidates is None:
+            return None
+        known: dict[bytes, float] = {}
+
+        def values(listed: Sequence[np.ndarray]) -> list[float]:
+            masks = [np.packbits(removed).tobytes() for removed in listed]
+            fresh = {
+                mask: planner(removed)
+                for mask, removed in dict(zip(masks, listed, strict=True)).items()
+                if mask not in known
+            }
+            known.update(zip(fresh, candidates.values(list(fresh.values())), strict=True))
+            return [known[mask] for mask in masks]
+
+        return values
 
     def chosen(self, task: Task) -> Choice:
         """What goes."""

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from secateur.allocation import (
@@ -20,7 +19,7 @@ from secateur.allocation import (
     scan,
 )
 from secateur.candidates import steady
-from secateur.choose import ByBudget, Planner
+from secateur.choose import ByBudget, Planner, Values
 from secateur.criteria import Criterion
 from secateur.decide import decide
 from secateur.errors import InputError
@@ -203,11 +202,12 @@ class _Scanning(ByBudget):
         self._judge, self._ledger, self._progress = judge, ledger, progress
         self.pace = Pace(progress)
 
-    def trials(self, graph: Graph, planner: Planner) -> Callable[[np.ndarray], float]:
+    def trials(self, graph: Graph, planner: Planner) -> Values:
         self.pace = Pace(self._progress)
-        return Trials(
+        trial = Trials(
             self.model, graph, planner, self._judge, self._ledger, self.baseline, self.pace.known
         )
+        return lambda listed: [trial(removed) for removed in listed]
 
 
 class _Noting(SensitivityScan):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from secateur.allocation.amc_states import Walls
-from secateur.allocation.base import ALLOCATIONS, Allocation
-from secateur.allocation.groups import GroupScores
+from secateur.allocation.base import ALLOCATIONS
 from secateur.allocation.problem import Amounts, Problem
+from secateur.allocation.searching import Searching
 from secateur.errors import InputError
 
 __all__ = ["AMC"]
 
 
 @ALLOCATIONS.register("amc")
-class AMC(Allocation):
+class AMC(Searching):
     """An agent that learns, by trying models out, how much of each group stays.
 
     He et al. 2018 (arXiv:1802.03494): deep deterministic policy gradient (DDPG) over episodes of
@@ -61,12 +61,6 @@ class AMC(Allocation):
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
             raise InputError(f"amc: seed must be an integer of at least 0, not {seed!r}")
         self.episodes, self.warmup, self.reward, self.seed = episodes, warmup, reward, seed
-
-    def keys(self, group: GroupScores, scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        raise InputError(
-            "allocation 'amc' tries models out and is for structured granularities; sparse ones "
-            "take 'global' or 'uniform'"
-        )
 
     def amounts(self, problem: Problem) -> Amounts:
         from secateur.allocation.amc_agent import Search
