@@ -24,10 +24,10 @@ from benchmarks.granularity_compare import (
 )
 from benchmarks.granularity_page import page, summary, verdict
 from benchmarks.granularity_picture import draw
-from secateur.sparse.weights import prunable_weights
 from torch import nn
 
 from secateur.sparse import as_sparse
+from secateur.weights import prunable_weights
 
 IMAGES = 200
 
