@@ -9,10 +9,12 @@ from secateur.errors import InputError
 
 __all__ = ["check_runs", "nm_mask"]
 
+# Up to so many of the highest, or the lowest, running maxima are faster than sorting.
+RUNNING = 8
 # Up to this M, comparing every pair is faster than sorting.
 PAIRWISE = 16
-# Entries at once: what is compared then stays in cache; an accelerator wants larger pieces.
-CHUNK = 1 << 15
+# Entries at once: enough for every thread, and little beside the weight.
+CHUNK = 1 << 18
 CHUNK_ACCELERATOR = 1 << 24
 
 
@@ -87,14 +89,49 @@ def check_runs(scores: Tensor, keep: int, of: int) -> None:
 def _kept(runs: Tensor, keep: int) -> Tensor:
     """The ``keep`` highest along the last dimension; of equals the last ones."""
     of = runs.shape[-1]
-    if of > PAIRWISE:
-        order = runs.argsort(dim=-1, stable=True)
-        kept = torch.zeros(runs.shape, dtype=torch.bool, device=runs.device)
-        return kept.scatter_(-1, order[..., of - keep :], True)
-    columns = [runs[..., at].contiguous() for at in range(of)]
+    if min(keep, of - keep + 1) > RUNNING:
+        return _sorted(runs, keep)
+    # Entries of one place in all runs side by side: what compares them then is vectorised.
+    places = torch.stack(runs.unbind(-1))
+    above = places >= _least_kept(places, keep)
+    if int(above.count_nonzero()) == keep * places[0].numel():
+        return torch.stack(above.unbind(0), dim=-1)
+    kept = torch.stack(above.unbind(0), dim=-1)
+    tied = above.sum(dim=0) != keep
+    exactly = _compared if of <= PAIRWISE else _sorted
+    kept[tied] = exactly(runs[tied], keep)
+    return kept
+
+
+def _least_kept(places: Tensor, keep: int) -> Tensor:
+    """The ``keep``-th highest of every run, ``[of, ...] -> [...]``."""
+    highest = keep <= len(places) - keep + 1
+    count = keep if highest else len(places) - keep + 1
+    outer, inner = (torch.maximum, torch.minimum) if highest else (torch.minimum, torch.maximum)
+    best: list[Tensor] = []
+    for entry in places:
+        for rank, there in enumerate(best):
+            best[rank] = outer(there, entry)
+            if rank + 1 < count:
+                entry = inner(there, entry)
+        if len(best) < count:
+            best.append(entry)
+    return best[-1]
+
+
+def _sorted(runs: Tensor, keep: int) -> Tensor:
+    """As `_kept`, for runs of any length."""
+    order = runs.argsort(dim=-1, stable=True)
+    kept = torch.zeros(runs.shape, dtype=torch.bool, device=runs.device)
+    return kept.scatter_(-1, order[..., runs.shape[-1] - keep :], True)
+
+
+def _compared(runs: Tensor, keep: int) -> Tensor:
+    """As `_kept`, by comparing every pair."""
+    columns = [column.contiguous() for column in runs.unbind(-1)]
     beaten = [torch.zeros(columns[0].shape, dtype=torch.uint8, device=runs.device) for _ in columns]
-    for left in range(of):
-        for right in range(left + 1, of):
+    for left in range(len(columns)):
+        for right in range(left + 1, len(columns)):
             wins = columns[left] > columns[right]
             beaten[right] += wins
             beaten[left] += ~wins
