@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.common import heading, machine, markdown_table, run_limited, write_results
+from benchmarks.common import Outcome, heading, machine, markdown_table, run_limited, write_results
 from benchmarks.speed_models import FLOAT32_LLAMAS
 
 OURS, TORCH = "secateur", "torch.nn.utils.prune"
@@ -29,7 +30,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--memory", type=float, default=18, help="GiB a process may hold")
+    parser.add_argument("--memory", type=float, default=22, help="GiB a process may hold")
     options = parser.parse_args(arguments)
     where = machine(options.threads, ("torchvision", "transformers"))
     print(heading(where))
@@ -45,7 +46,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
 def compare(model: str, options: argparse.Namespace) -> dict[str, Any]:
     """Let both take turns on one model."""
     runs: dict[str, list[dict[str, Any]]] = {OURS: [], TORCH: []}
-    failures: dict[str, str] = {}
+    failures: dict[str, dict[str, Any]] = {}
     for _ in range(options.runs):
         for tool, records in runs.items():
             if tool in failures:
@@ -60,20 +61,35 @@ def compare(model: str, options: argparse.Namespace) -> dict[str, Any]:
             )
             if outcome.value is None:
                 last = (outcome.log.strip().splitlines() or [""])[-1]
-                failures[tool] = str(outcome.failure)
-                print(f"  {model}, {tool}: {outcome.failure} ({last})", flush=True)
+                failures[tool] = {"failure": str(outcome.failure), **reached(outcome)}
+                print(f"  {model}, {tool}: {failures[tool]} ({last})", flush=True)
                 continue
             records.append(outcome.value)
             print(f"  {model}, {tool}: {outcome.value}", flush=True)
     result: dict[str, Any] = {"model": model}
     for tool, records in runs.items():
         if tool in failures:
-            result[tool] = {"failure": failures[tool]}
+            result[tool] = failures[tool]
         else:
             result[tool] = {
                 key: statistics.median(record[key] for record in records) for key in records[0]
             }
     return result
+
+
+def reached(outcome: Outcome) -> dict[str, Any]:
+    """What a process that was ended had taken by then: less than it needs."""
+    ended = time.time()
+    for line in outcome.log.splitlines():
+        if line.startswith('{"before_mb"'):
+            begun = json.loads(line)
+            return {
+                "at_least": {
+                    "seconds": ended - begun["begun"],
+                    "extra_mb": outcome.peak_mb - begun["before_mb"],
+                }
+            }
+    return {}
 
 
 def fragment(
@@ -84,9 +100,7 @@ def fragment(
                "Secateur, extra MB", "PyTorch, extra MB", "ratio",
                "Secateur, left MB", "PyTorch, left MB"]  # fmt: skip
     finished = [result[TORCH] for result in results if "weights" in result[TORCH]]
-    needed = max(
-        (each["extra_mb"] * 2**20 / each["weights"] for each in finished), default=float("nan")
-    )
+    needed = max((each["extra_mb"] * 2**20 / each["weights"] for each in finished), default=None)
     rows = []
     for result in results:
         ours, theirs = result[OURS], result[TORCH]
@@ -110,7 +124,8 @@ def fragment(
         "",
         f"Medians of {options.runs} runs, taking turns, in a process each, with "
         f"{options.memory:g} GiB and {options.seconds:g} seconds at most; ratios below 1 are in "
-        "Secateur's favour.",
+        "Secateur's favour. Where a process was ended at a limit, it says what it had taken by "
+        "then, and the ratio is below the one given.",
         "",
         "Both can be undone, and both pay for it. Secateur keeps the old values of the entries "
         "that are zero, and two masks of a byte an entry: the one that holds the zeros, and the "
@@ -118,21 +133,49 @@ def fragment(
         "Secateur also holds the old weights, to put them back should anything fail; the ranking "
         "itself holds a run of scores at a time, and a byte an entry.",
         "",
+        *(() if (longest := _longest(results)) is None else (longest, "")),
         "The embeddings of the Llamas count among their parameters and are not pruned. "
         "`llama_374m_float32` is `llama_1b_float32` with fewer layers and a smaller vocabulary, so "
-        f"that PyTorch's function fits into the memory: it took up to {needed:.0f} extra bytes for "
-        "every weight that it ranked.",
+        "that PyTorch's function fits into the memory"
+        + ("." if needed is None else f": it took up to {needed:.0f} extra bytes for every weight "
+           "that it ranked."),
         "",
         f"Measured on {heading(where)}. Made by `python -m benchmarks.global_magnitude`.",
     ])  # fmt: skip
 
 
+def _longest(results: list[dict[str, Any]]) -> str | None:
+    """What PyTorch takes for fewer weights than those it did not come to the end of."""
+    both = [each for each in results if "weights" in each[OURS]]
+    ended = [each for each in both if "at_least" in each[TORCH]]
+    finished = [each for each in both if "weights" in each[TORCH]]
+    if not ended or not finished:
+        return None
+    large = min(ended, key=lambda each: each[OURS]["weights"])
+    small = max(finished, key=lambda each: each[TORCH]["weights"])
+    share = small[TORCH]["weights"] / large[OURS]["weights"]
+    ratio = large[OURS]["seconds"] / small[TORCH]["seconds"]
+    return (
+        f"`{small['model']}` has {share:.0%} of the weights of `{large['model']}`. PyTorch took "
+        f"{small[TORCH]['seconds']:.1f} s for it, Secateur {large[OURS]['seconds']:.1f} s for the "
+        f"larger: {ratio:.2f} of that."
+    )
+
+
 def _cell(record: dict[str, Any], key: str, form: str) -> str:
-    return format(record[key], form) if key in record else record["failure"]
+    if key in record:
+        return format(record[key], form)
+    if key in record.get("at_least", {}):
+        return f"over {record['at_least'][key]:{form}} ({record['failure']})"
+    return str(record["failure"])
 
 
 def _ratio(ours: dict[str, Any], theirs: dict[str, Any], key: str) -> str:
-    return f"{ours[key] / theirs[key]:.2f}" if key in ours and key in theirs else ""
+    if key in ours and key in theirs:
+        return f"{ours[key] / theirs[key]:.2f}"
+    if key in ours and key in theirs.get("at_least", {}):
+        return f"below {ours[key] / theirs['at_least'][key]:.2f}"
+    return ""
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ def main() -> None:
         if isinstance(module, (nn.Conv2d, nn.Linear))
     ]
     before = resident_mb()
+    # Whoever ends this process can tell how far it was by then.
+    print(json.dumps({"before_mb": before, "begun": time.time()}), flush=True)
     start = time.perf_counter()
     (with_secateur if request["tool"] == "secateur" else with_torch)(model, names)
     seconds = time.perf_counter() - start
