@@ -22,7 +22,7 @@ from secateur.latency import as_runtime
 from secateur.profiling import interleave
 
 MODELS = ("resnet50", "mobilenet_v2", "vit_b_16")
-RUNTIMES = ("torch", "onnxruntime")
+RUNTIMES = ("torch", "onnxruntime", "openvino")
 SIZES: tuple[int | str, ...] = (1, 8, "auto")
 FRACTION, GOAL = 0.5, 0.8
 
@@ -135,7 +135,7 @@ def main() -> None:
             entries[f"{name} in {runtime}"] = found = one(name, runtime, options)
             for sizes, row in found["sizes"].items():
                 print(f"{name} {runtime} round_to={sizes}: {row['share']:.2f}", flush=True)
-    where = machine(options.threads, ["torchvision", "onnxruntime"])
+    where = machine(options.threads, ["torchvision", "onnxruntime", "openvino"])
     results = {"machine": where, "entries": entries}
     write_results("latency_speedup", results, page(results), options.out)
     print(page(results))
