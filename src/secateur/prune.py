@@ -21,9 +21,10 @@ from secateur.graph.trace import Trace, record
 from secateur.inputs import ExampleInputs, Inputs, as_inputs
 from secateur.latency import LatencyCheck, LatencyTable, check_latency
 from secateur.layerwise import Refit
+from secateur.observing import repeatable
 from secateur.profiling.recorded import profile_recorded
 from secateur.proof import Proof
-from secateur.refit import check_data, refit
+from secateur.refit import refit
 from secateur.request import Request, check_model, resolve, with_latency
 from secateur.result import GroupSummary, Result
 from secateur.rounding import RoundTo
@@ -98,7 +99,8 @@ def prune(
     min_keep : int, default 1
         Units that every group keeps at least; 0 lets a sparse granularity empty a weight.
     data, loss
-        Batches and loss for criteria that need gradients.
+        Batches and loss for criteria that look at data: any iterable. An iterator's batches are
+        kept in a temporary file as they are read, for the criteria that read them again.
     evaluate : callable, optional
         ``evaluate(model) -> float``, higher is better, for allocations that try models out: it is
         called on pruned copies, and should use data that is neither trained nor tested on.
@@ -165,7 +167,7 @@ def prune(
         ignore=ignore,
         round_to=round_to,
         min_keep=min_keep,
-        data=data,
+        data=repeatable(data),
         loss=loss,
         seed=seed,
         prune_inputs=prune_inputs,
@@ -220,7 +222,6 @@ def prune_traced(
     before = profile_recorded(model, recorded, nonzero)
     full = {name for name, p in model.named_parameters() if nonzero.get(name) == p.numel()}
     _check_optimizer(model, optimizer)
-    check_data(request)
     proof = (proof or Proof([inputs])) if verify else None
     dense = copy.deepcopy(model) if request.limits_latency else None
     decision, error, refits = _cut(model, inputs, recorded, request, choose, proof, optimizer, ema)

@@ -10,6 +10,7 @@ from torch import nn
 from secateur.errors import InputError
 from secateur.granularity import Granularity
 from secateur.inputs import ExampleInputs, as_inputs
+from secateur.observing import repeatable
 from secateur.prune import prune
 from secateur.request import as_budget, as_granularity
 from secateur.result import Result
@@ -96,6 +97,8 @@ class Pruner:
                 f"granularity {self._granularity.name!r} without a budget is chosen at once; take "
                 "schedule='one_shot', or give a budget of sparsity"
             )
+        # Every step reads it.
+        options["data"] = repeatable(options.get("data"))
         self.options = options
         asked = [key for key in ("prune_inputs", "prune_outputs") if options.get(key)]
         if asked and options.get("data") is not None:

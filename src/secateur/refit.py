@@ -17,7 +17,7 @@ from secateur.plan import Plan
 from secateur.request import Request
 from secateur.tensors import swap_data
 
-__all__ = ["Refitted", "check_data", "refit"]
+__all__ = ["Refitted", "refit"]
 
 
 @dataclasses.dataclass
@@ -38,21 +38,6 @@ class Refitted:
         """Exchange the contents of the model's parameters."""
         for name, value in self.values.items():
             swap_data(model.get_parameter(name), value)
-
-
-def check_data(request: Request) -> None:
-    """Refuse data that gives its batches only once, where they are read again.
-
-    Raises
-    ------
-    InputError
-    """
-    data, criterion = request.data, request.criterion
-    if criterion.updates and data is not None and iter(data) is data:
-        raise InputError(
-            f"criterion {criterion.name!r} reads the data again to fit what survives, and data is "
-            "an iterator, which gives it once; pass a list or a DataLoader, or update=False"
-        )
 
 
 def refit(

@@ -27,8 +27,8 @@ from secateur.granularity import Granularity
 from secateur.graph.graph import Graph
 from secateur.graph.trace import record
 from secateur.inputs import ExampleInputs, Inputs, as_inputs
+from secateur.observing import repeatable
 from secateur.progress import Tick
-from secateur.refit import check_data
 from secateur.request import Request, check_model, resolve
 from secateur.scan import (
     Evaluation,
@@ -39,7 +39,6 @@ from secateur.scan import (
     Pace,
     Trials,
     fingerprint,
-    repeatable,
     scan_weights,
 )
 from secateur.sparse.table import SparseGranularity
@@ -151,7 +150,6 @@ def sensitivity(
         evaluate=evaluate,
     )
     check_model(model)
-    check_data(request)
     baseline = steady(evaluate, copy.deepcopy(model).eval(), seed)
     ledger = Ledger(cache, fingerprint(model), seed, baseline)
     judge: Judge = Opaque(evaluate, seed)

@@ -20,10 +20,10 @@ from secateur.layerwise import Amount
 from secateur.masks import Place, effective, mask_at, places
 from secateur.plan import Plan
 from secateur.profiling import profile
-from secateur.refit import check_data, refit
+from secateur.refit import refit
 from secateur.request import Request
 from secateur.result import GroupSummary, Result
-from secateur.scan import Ledger, Opaque, repeatable, scan_weights
+from secateur.scan import Ledger, Opaque, scan_weights
 from secateur.sparse.base import Chosen, SparseGranularity, Task
 from secateur.sparse.scoring import SparseScorer
 from secateur.sparse.semi import SemiStructured
@@ -47,7 +47,6 @@ def sparsify(
     ema: nn.Module | None = None,
 ) -> Result:
     """Prune to a sparsity on a resolved request; see :func:`secateur.prune`."""
-    check_data(request)
     before = profile(model, inputs)
     weights, skipped = weights_for(model, request, granularity)
     held = masks_on(model, weights)
@@ -132,7 +131,6 @@ def _informed(
     if isinstance(granularity, SemiStructured):
         # The share is the same everywhere, and nothing is left to allocate.
         return request.allocation
-    request.data = repeatable(request.data)
 
     def scanned(ratios: tuple[float, ...]) -> Sensitivity:
         evaluate, seed = request.evaluate, request.seed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from secateur.scan.evaluation import Evaluation
 from secateur.scan.ledger import Ledger, fingerprint
 from secateur.scan.pace import Pace
-from secateur.scan.parts import repeatable, scan_weights
+from secateur.scan.parts import scan_weights
 from secateur.scan.reuse import FromTheMiddle
 from secateur.scan.trials import Judge, Opaque, Trials, masked_copy
 
@@ -19,6 +19,5 @@ __all__ = [
     "Trials",
     "fingerprint",
     "masked_copy",
-    "repeatable",
     "scan_weights",
 ]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from secateur.sparse.scoring import SparseScorer
 from secateur.sparse.tiles import Tiling
 from secateur.weights import Weight
 
-__all__ = ["repeatable", "scan_weights"]
+__all__ = ["scan_weights"]
 
 
 def scan_weights(
@@ -68,11 +67,6 @@ def scan_weights(
         )
     names = granularity.name, request.criterion.spec
     return Sensitivity(baseline, tuple(curves), tuple(ratios), *names)
-
-
-def repeatable(data: Iterable[Any] | None) -> Iterable[Any] | None:
-    """Data that can be read several times: what an iterator gives only once is kept."""
-    return list(data) if isinstance(data, Iterator) else data
 
 
 def _masks(

@@ -61,8 +61,8 @@ class Task:
     weights : list of Weight
         Those that it fits.
     scorer : callable
-        Makes the scorer of some units, a tiling for each weight. Called once: data may be an
-        iterator that gives its batches only once.
+        Makes the scorer of some units, a tiling for each weight. Every call may cost a pass over
+        the data.
     sparsity : float or None
         Share of all entries that becomes zero; None for what the granularity itself makes zero.
     allocation : Allocation
