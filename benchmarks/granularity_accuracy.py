@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,6 +22,7 @@ from benchmarks.common import DOCS, ROOT, heading, machine, write_results
 from benchmarks.granularity_cells import CHANNEL, SPARSITIES, Bench, Key, Setting, cells, key_of
 from benchmarks.granularity_page import page, summary
 from benchmarks.granularity_picture import draw
+from benchmarks.records import Record
 
 NAME = "granularity_accuracy"
 PACKAGES = ("numpy", "safetensors", "pyarrow", "pillow")
@@ -34,39 +33,7 @@ SETTINGS = (
 QUICK = (dataclasses.replace(SETTINGS[0], train=64, test=100),)
 
 
-class Record:
-    """Measured cells as JSON lines, the first of which says how they were measured."""
-
-    def __init__(self, path: Path, head: dict[str, Any], resume: bool) -> None:
-        self.path, self.head = path, head
-        self.cells: dict[Key, dict[str, Any]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # What follows the last line end was being written when the run was ended.
-        whole = path.read_text().rpartition("\n")[0] if resume and path.exists() else ""
-        first, *lines = whole.splitlines() or [json.dumps(head)]
-        self.head = json.loads(first)
-        if _alike(self.head) != _alike(head):
-            raise SystemExit(
-                f"{path} was measured with other settings or versions; pass --no-resume to start "
-                "anew, or --record to leave it"
-            )
-        for line in lines:
-            record = json.loads(line)
-            self.cells[key_of(record)] = record
-        path.write_text("\n".join([first, *lines]) + "\n")
-
-    def add(self, record: dict[str, Any]) -> None:
-        self.cells[key_of(record)] = record
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
-
-def _alike(head: dict[str, Any]) -> tuple[Any, Any]:
-    """What must not change within a record."""
-    return head["settings"], head["machine"]["versions"]
-
-
-def measure(record: Record, benches: dict[str, Bench], keys: list[Key]) -> None:
+def measure(record: Record[Key], benches: dict[str, Bench], keys: list[Key]) -> None:
     """Measure what is not on record yet."""
     left = [key for key in keys if key not in record.cells]
     print(f"{len(keys) - len(left)} of {len(keys)} cells are on record", flush=True)
@@ -85,7 +52,7 @@ def measure(record: Record, benches: dict[str, Bench], keys: list[Key]) -> None:
         )
 
 
-def write(record: Record, benches: dict[str, Bench], keys: list[Key], folder: Path) -> None:
+def write(record: Record[Key], benches: dict[str, Bench], keys: list[Key], folder: Path) -> None:
     """Write the page, its figures and its picture."""
     same = all(
         bench.same_cut(CHANNEL, "filter", 1 - target)
@@ -114,7 +81,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     head = {"machine": where, "settings": [dataclasses.asdict(setting) for setting in settings]}
     runs = ROOT / "runs"
     name = f"{NAME}_quick" if options.quick else NAME
-    record = Record(options.record or runs / f"{name}.jsonl", head, options.resume)
+    record = Record(options.record or runs / f"{name}.jsonl", head, key_of, options.resume)
     benches = {setting.model: Bench(setting) for setting in settings}
     measure(record, benches, keys)
     write(record, benches, keys, options.folder or (runs / name if options.quick else DOCS))

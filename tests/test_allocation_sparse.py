@@ -145,12 +145,45 @@ def test_counts_are_exact(allocation: str, sparsity: float) -> None:
     assert zeros == math.floor(sparsity * total + 1e-9)
 
 
-@pytest.mark.parametrize("allocation", ["erk", "uniform+"])
-def test_allocations_by_shape_are_for_sparse_granularities(allocation: str) -> None:
+def test_exceptions_of_weights_are_for_sparse_granularities() -> None:
     with clear_error(InputError, "sparse granularities"):
-        as_allocation(allocation).order([GroupScores("a", np.ones(3))])
+        as_allocation("uniform+").order([GroupScores("a", np.ones(3))])
     with clear_error(InputError, "sparse granularities"):
-        sc.prune(make_net(), make_data()[0][0], allocation=allocation, budget={"macs": 0.7})
+        sc.prune(make_net(), make_data()[0][0], allocation="uniform+", budget={"macs": 0.7})
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.3])
+def test_erk_of_units_keeps_the_shares_of_the_closed_form(share: float) -> None:
+    shapes = [[(64, 32, 3, 3)], [(128, 64, 3, 3), (128, 64, 1, 1)], [(200, 128)]]
+    sizes = [each[0][0] for each in shapes]
+    groups = [
+        GroupScores(f"g{at}", np.arange(float(size)), shapes=tuple(each))
+        for at, (size, each) in enumerate(zip(sizes, shapes, strict=True))
+    ]
+    raw = [sum(map(sum, each)) / sum(map(math.prod, each)) for each in shapes]
+    gone = round((1 - share) * sum(sizes))
+    owners = [owner for owner, _ in as_allocation("erk").order(groups)[:gone]]
+    kept = [size - owners.count(at) for at, size in enumerate(sizes)]
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        total = sum(min(1.0, middle * r) * size for r, size in zip(raw, sizes, strict=True))
+        low, high = (middle, high) if total < sum(kept) else (low, middle)
+    expected = [min(1.0, low * r) * size for r, size in zip(raw, sizes, strict=True)]
+    assert np.allclose(kept, expected, atol=1.0)
+
+
+def test_erk_of_channels_keeps_more_of_small_layers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 96, 3), nn.ReLU(), nn.Conv2d(96, 32, 3),
+        nn.ReLU(), nn.Conv2d(32, 4, 1),
+    )  # fmt: skip
+    x = torch.randn(1, 3, 12, 12)
+    result = sc.prune(model, x, allocation="erk", budget={"macs": 0.4})
+    kept = {group.name: group.after / group.before for group in result.groups}
+    assert result.after.macs <= 0.4 * result.before.macs
+    assert kept["0.weight"] > kept["4.weight"] >= kept["2.weight"]
 
 
 def test_of_equal_scores_the_lowest_index_goes_first() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.search_problems import best, chained, net, problem, separable, state, unchanged
+from tests.search_problems import best, chained, convex, net, problem, separable, state, unchanged
 from torch import nn
 
 import secateur as sc
-from secateur.allocation import Amounts, Knapsack, Problem, as_allocation
+from secateur.allocation import Amounts, Knapsack, Problem, as_allocation, scan
 from secateur.errors import InputError, MissingExtraError
 
 pytest.importorskip("scipy")
@@ -162,3 +162,45 @@ def test_a_failure_leaves_the_model_alone(monkeypatch: pytest.MonkeyPatch) -> No
 def test_bad_options(line: str) -> None:
     with pytest.raises(InputError, match="must be an integer of at least"):
         as_allocation(line)
+
+
+@pytest.mark.parametrize("budget", [0.8, 0.5])
+def test_measured_losses_reach_the_optimum_of_what_adds_up(budget: float) -> None:
+    sizes = (6, 7, 5)
+    value = convex([3.0, 1.0, 9.0])
+    given = problem(sizes, separable(sizes, [1, 2, 3]), {"macs": budget}, value)
+    # Every amount is tried out, so nothing is read off between.
+    chosen = Knapsack(losses="measured", steps=200).amounts(given)
+    assert given.met(chosen)
+    assert value(chosen) == pytest.approx(best(given, value)[0], abs=1e-12)
+
+
+def test_a_table_spares_the_trials() -> None:
+    sizes = (6, 7)
+    tried: list[Amounts] = []
+
+    def value(amounts: Amounts) -> float:
+        tried.append(amounts)
+        return convex([3.0, 1.0])(amounts)
+
+    given = problem(sizes, separable(sizes, [1, 1]), {"macs": 0.5}, value)
+    table = scan(given, [0.3, 0.6, 0.9], "knapsack")
+    fresh = Knapsack(losses="measured", steps=9).amounts(given)
+    tried.clear()
+    assert Knapsack(losses="measured", table=table).amounts(given)
+    assert not tried
+    assert Knapsack(losses="measured", table=table).spec == "knapsack:losses=measured"
+    assert given.met(fresh)
+    other = problem((6, 8), separable((6, 8), [1, 1]), {"macs": 0.5}, value)
+    with pytest.raises(InputError, match="7 units of 'g1', and the model 8"):
+        Knapsack(losses="measured", table=table).amounts(other)
+
+
+def test_losses_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown losses 'mesured'; did you mean 'measured'"):
+        as_allocation("knapsack:losses=mesured")
+    with pytest.raises(InputError, match="table= is for losses='measured'"):
+        Knapsack(table="scan.json")
+    given = problem((4, 4), separable((4, 4), [1, 1]), {"macs": 0.5})
+    with pytest.raises(InputError, match="pass evaluate="):
+        Knapsack(losses="measured").amounts(given)

@@ -83,6 +83,7 @@ def select(
         rounding.allowed(group, min_keep, costs, rows)
         for group, rows in zip(groups, units, strict=True)
     ]
+    shapes = {value.name: tuple(value.shape) for value in graph.trace.values if value.name}
     alike = kinds(graph) if allocation.by_kind else [""] * len(groups)
     listed = []
     for group, rows, allowed, kind in zip(groups, units, limits, alike, strict=True):
@@ -96,6 +97,7 @@ def select(
                 judged,
                 comparable,
                 kind,
+                tuple(shapes[member.name] for member in group.members if member.role == "producer"),
             )
         )
     ranked = [judged_order(group) for group in listed]

@@ -14,26 +14,18 @@ from secateur.errors import BudgetError, InputError
 __all__ = ["ERK", "UniformPlus", "spread"]
 
 
-class OfShapes(Allocation):
-    """Base of allocations that decide by the shapes of weights, for sparse granularities."""
-
-    structured = False
-
-    def keys(self, group: GroupScores, scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        raise InputError(
-            f"allocation {self.name!r} goes by the shapes of weights and is for sparse "
-            "granularities, such as 'element'; structured ones take 'global', 'uniform' or 'lamp'"
-        )
-
-
 @ALLOCATIONS.register("erk")
-class ERK(OfShapes):
+class ERK(Allocation):
     """Erdős-Rényi-kernel: a layer's density follows the sum of its dimensions over their product.
 
     Evci et al. 2020 (arXiv:1911.11134): density = ε · (inputs + outputs + kernel sizes) /
     (inputs · outputs · kernel sizes), with one ε for all layers, such that the budget is met; a
     layer whose density would exceed one stays dense, and ε is found anew for the others. Large
-    layers become the sparsest. For sparse granularities.
+    layers become the sparsest.
+
+    Of whole units, a group keeps the share ε · (sums of the dimensions of the weights that make it)
+    / (their products), with one ε for all groups, and all of it where that exceeds one. The paper
+    is about single weights; this is the same rule for what their layers have in common.
 
     Examples
     --------
@@ -49,9 +41,15 @@ class ERK(OfShapes):
         entries = [math.prod(shape) for shape in shapes]
         return [1 - density for density in spread(raw, entries, 1 - sparsity)]
 
+    def keys(self, group: GroupScores, scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """The negative of the ε below which each unit is gone."""
+        entries = sum(map(math.prod, group.shapes))
+        raw = sum(map(sum, group.shapes)) / entries if entries else 1.0
+        return (shares - 1) / raw
+
 
 @ALLOCATIONS.register("uniform+")
-class UniformPlus(OfShapes):
+class UniformPlus(Allocation):
     """Uniform, but the first convolution stays dense and the last linear layer keeps 20 %.
 
     Gale et al. 2019 (arXiv:1902.09574). First and last are in the order of the model's modules;
@@ -66,6 +64,13 @@ class UniformPlus(OfShapes):
     """
 
     name = "uniform+"
+    structured = False
+
+    def keys(self, group: GroupScores, scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        raise InputError(
+            "allocation 'uniform+' makes exceptions of weights and is for sparse granularities, "
+            "such as 'element'; structured ones take 'uniform', 'global' or 'erk'"
+        )
 
     def sparsities(self, shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[float] | None:
         entries = [math.prod(shape) for shape in shapes]

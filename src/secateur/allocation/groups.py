@@ -30,6 +30,8 @@ class GroupScores:
     kind : str, default ""
         A signature of the group's structure, equal for groups of the same one; filled in for
         allocations that go by it.
+    shapes : tuple of tuple of int, optional
+        Of the weights whose outputs the units are.
     """
 
     name: str
@@ -38,6 +40,7 @@ class GroupScores:
     judged: np.ndarray | None = None
     comparable: bool = False
     kind: str = ""
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 def judged_order(group: GroupScores) -> np.ndarray:

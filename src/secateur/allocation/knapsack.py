@@ -1,20 +1,24 @@
-"""Knapsack: the least saliency lost under the budget, by integer programming."""
+"""Knapsack: the least lost under the budget, by integer programming."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from secateur.allocation.base import ALLOCATIONS
+from secateur.allocation.curves import Curve, Sensitivity, checked_ratios
 from secateur.allocation.exchange import Tally, improved, repaired
 from secateur.allocation.global_ import Global
 from secateur.allocation.groups import judged_order
 from secateur.allocation.problem import Amounts, Problem
 from secateur.allocation.searching import Searching, scaled, whole
-from secateur.errors import require
+from secateur.allocation.sensitivity import Table, as_table, check_fits, scan
+from secateur.errors import InputError, require, suggestion
 
-__all__ = ["Knapsack"]
+__all__ = ["Knapsack", "Losses"]
+
+Losses = Literal["scores", "measured"]
 
 NODES = 2000
 """Branches that the solver may try; it stops there with the best found, the same on every run."""
@@ -29,8 +33,10 @@ class Knapsack(Searching):
 
     As in HALP, Shen et al. 2021 (arXiv:2110.10811), with the cost of whichever budget. Saliency
     is what the criterion says, made comparable between groups as by ``global``; a group that
-    loses a units loses the sum of its a lowest scores. Exactly one amount is chosen for every
-    group, such that the least is lost and the budget is met, by the HiGHS solver of SciPy.
+    loses a units loses the sum of its a lowest scores. Or it is measured: what `evaluate` says of
+    the model that loses so much of that group and nothing else, as in a sensitivity scan. Exactly
+    one amount is chosen for every group, such that the least is lost and the budget is met, by
+    the HiGHS solver of SciPy.
 
     What one group costs depends on what others lose, so costs are linearised around a solution
     and solved anew until that repeats. The last solution is repaired to meet the budget exactly,
@@ -45,6 +51,16 @@ class Knapsack(Searching):
     rounds : int, default 10
         Linearisations at most, from each of the three starts: the dense model, and what
         ``uniform`` and ``global`` choose.
+    losses : {"scores", "measured"}, default "scores"
+        Where the saliency comes from. Measured losses are added up over groups, so `evaluate`
+        should be what adds up: the negative of a loss rather than an accuracy, which cannot fall
+        below chance.
+    steps : int, default 9
+        Shares of every group that are tried out for ``"measured"``: 9 are 0.1 to 0.9. Losses lie
+        on straight lines in between, and grow in proportion beyond.
+    table : str or Sensitivity, optional
+        For ``"measured"``, a scan that was made before, or the path of its JSON: nothing is tried
+        out then.
 
     Raises
     ------
@@ -54,14 +70,38 @@ class Knapsack(Searching):
 
     name = "knapsack"
 
-    def __init__(self, choices: int = 32, rounds: int = 10) -> None:
+    def __init__(
+        self,
+        choices: int = 32,
+        rounds: int = 10,
+        losses: Losses = "scores",
+        steps: int = 9,
+        table: Table = None,
+    ) -> None:
+        if losses not in get_args(Losses):
+            raise InputError(
+                f"allocation 'knapsack': unknown losses {losses!r}"
+                + suggestion(str(losses), get_args(Losses))
+            )
+        self.losses = losses
+        if table is not None and losses != "measured":
+            raise InputError("allocation 'knapsack': table= is for losses='measured'")
+        self.steps = whole(self.name, "steps", steps, 1)
+        self.table = table
         self.choices = whole(self.name, "choices", choices, 2)
         self.rounds = whole(self.name, "rounds", rounds, 1)
+
+    @property
+    def spec(self) -> str:
+        """The line of text that builds an equal one; a table from memory has no name to give."""
+        if isinstance(self.table, Sensitivity):
+            return type(self)(self.choices, self.rounds, self.losses, self.steps).spec
+        return super().spec
 
     def amounts(self, problem: Problem) -> Amounts:
         if problem.met(problem.none):
             return problem.none
-        losses = self._losses(problem)
+        losses = self._measured(problem) if self.losses == "measured" else self._scored(problem)
         tally = Tally(problem, losses)
         even = scaled(problem, np.ones(len(problem.groups)))
         starts = [problem.none, even, Global().amounts(problem)]
@@ -80,7 +120,17 @@ class Knapsack(Searching):
         better = [improved(tally, amounts) for amounts in ranked[:IMPROVED]]
         return min(better, key=lambda amounts: (tally.loss(amounts), amounts))
 
-    def _losses(self, problem: Problem) -> list[np.ndarray]:
+    def _measured(self, problem: Problem) -> list[np.ndarray]:
+        """Per group, by how much `evaluate` falls with every amount, from 0 units on."""
+        table = as_table(self.table)
+        if table is None:
+            shares = [step / (self.steps + 1) for step in range(1, self.steps + 1)]
+            table = scan(problem, checked_ratios(shares), self.name)
+        for group in problem.groups:
+            check_fits(table, self.name, group.name, len(group.scores))
+        return [_along(table[group.name]) for group in problem.groups]
+
+    def _scored(self, problem: Problem) -> list[np.ndarray]:
         """Per group, the saliency that is lost with every amount, from 0 units on."""
         ranking, losses = Global(), []
         for group in problem.groups:
@@ -130,3 +180,11 @@ class Knapsack(Searching):
         """Amounts to choose from, among them all that may go, none, and the present one."""
         at = np.linspace(0, len(counts) - 1, min(self.choices, len(counts)))
         return sorted({*counts[np.round(at).astype(int)].tolist(), own})
+
+
+def _along(curve: Curve) -> np.ndarray:
+    """Damage at every amount, ``[units + 1]``: beyond the last trial in proportion."""
+    amounts = np.arange(curve.size + 1)
+    tried, damage = np.array([0, *curve.amounts]), np.array([0.0, *curve.damage])
+    beyond = damage[-1] / max(tried[-1], 1) * np.maximum(amounts - tried[-1], 0)
+    return np.interp(amounts, tried, damage) + beyond

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,7 +15,10 @@ from secateur.allocation.groups import GroupScores
 from secateur.allocation.problem import Amounts, Problem
 from secateur.errors import InputError
 
-__all__ = ["SensitivityScan", "scan"]
+__all__ = ["SensitivityScan", "Table", "as_table", "check_fits", "scan"]
+
+Table: TypeAlias = "str | os.PathLike[str] | Sensitivity | None"
+"""A scan that was made before, or the path of its JSON; None to make one."""
 
 # Halvings of an interval of tolerances after which its ends are neighbouring floats, nearly.
 HALVINGS = 100
@@ -59,7 +63,7 @@ class SensitivityScan(Allocation):
         self,
         steps: int = 9,
         interpolate: bool = False,
-        table: str | os.PathLike[str] | Sensitivity | None = None,
+        table: Table = None,
     ) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise InputError(f"allocation 'sensitivity': steps must be 1 or more, not {steps!r}")
@@ -79,11 +83,11 @@ class SensitivityScan(Allocation):
         return super().spec
 
     def amounts(self, problem: Problem) -> Amounts:
-        table = self._known()
+        table = as_table(self.table)
         if table is None:
             table = scan(problem, self.ratios, self.name)
         for group in problem.groups:
-            _check(table, group.name, len(group.scores))
+            check_fits(table, self.name, group.name, len(group.scores))
         # The keys of a group's units are the tolerances that let them go: the shortest sufficient
         # start of their order stops at the first tolerance that meets the budget, and trims it.
         return super(SensitivityScan, self._with(table)).amounts(problem)
@@ -98,11 +102,11 @@ class SensitivityScan(Allocation):
     def informed(
         self, names: Sequence[str], scanned: Callable[[tuple[float, ...]], Sensitivity]
     ) -> Allocation:
-        table = self._known()
+        table = as_table(self.table)
         if table is None:
             table = scanned(self.ratios)
         for name in names:
-            _check(table, name, None)
+            check_fits(table, self.name, name)
         listed = tuple(table[name] for name in names)
         return self._with(Sensitivity(table.baseline, listed, (), "", ""))
 
@@ -111,13 +115,8 @@ class SensitivityScan(Allocation):
             raise AssertionError("shares of weights come from a scan of them")
         curves = self.table.curves
         for curve, shape in zip(curves, shapes, strict=True):
-            _check(self.table, curve.name, int(np.prod(shape)))
+            check_fits(self.table, self.name, curve.name, int(np.prod(shape)))
         return _shares(curves, sparsity, self.interpolate)
-
-    def _known(self) -> Sensitivity | None:
-        if self.table is None or isinstance(self.table, Sensitivity):
-            return self.table
-        return Sensitivity.from_json(Path(self.table).read_text(encoding="utf-8"))
 
     def _with(self, table: Sensitivity) -> SensitivityScan:
         return type(self)(self.steps, self.interpolate, table)
@@ -165,17 +164,24 @@ def scan(
     return Sensitivity(baseline, tuple(curves), tuple(ratios), *settings)
 
 
-def _check(table: Sensitivity, name: str, size: int | None) -> None:
-    """Whether a table knows a group, of this size."""
+def as_table(table: Table) -> Sensitivity | None:
+    """The table, read where only its path is given."""
+    if table is None or isinstance(table, Sensitivity):
+        return table
+    return Sensitivity.from_json(Path(table).read_text(encoding="utf-8"))
+
+
+def check_fits(table: Sensitivity, allocation: str, name: str, size: int | None = None) -> None:
+    """Refuse a table that does not know a group, or knows it with another size."""
     known = {curve.name: curve.size for curve in table.curves}
     if name not in known:
         raise InputError(
-            f"the table of allocation 'sensitivity' has no group {name!r}; scan this model at "
+            f"the table of allocation {allocation!r} has no group {name!r}; scan this model at "
             "this granularity, with the same ignore"
         )
     if size is not None and known[name] != size:
         raise InputError(
-            f"the table of allocation 'sensitivity' has {known[name]} units of {name!r}, and the "
+            f"the table of allocation {allocation!r} has {known[name]} units of {name!r}, and the "
             f"model {size}; scan this model"
         )
 
