@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from secateur.allocation import ALLOCATIONS, GroupScores, as_allocation
+from secateur.allocation import ALLOCATIONS, Amounts, GroupScores, Problem, as_allocation
 from secateur.errors import InputError, UnknownNameError
 from secateur.specs import catalogue
 
@@ -176,3 +176,40 @@ def test_bad_options() -> None:
         as_allocation("global:normalize=median")
     with pytest.raises(InputError, match="must be a name"):
         as_allocation(3)  # type: ignore[arg-type]
+
+
+def coarse_and_fine(budget: float) -> Problem:
+    """One group that loses half of itself or nothing, and two that lose any number of units."""
+    groups = [
+        GroupScores("coarse", np.arange(8) / 8 + 0.01),
+        GroupScores("fine", np.arange(100) / 100),
+        GroupScores("other", np.arange(100) / 100 + 0.5),
+    ]
+    allowed = [np.array([0, 4]), np.arange(100), np.arange(100)]
+
+    def cost(amounts: Amounts) -> dict[str, float]:
+        return {"macs": 1000.0 - 100 * amounts[0] - 2 * amounts[1] - amounts[2]}
+
+    return Problem(groups, allowed, cost, {"macs": 1000 * budget})
+
+
+@pytest.mark.parametrize("budget", [0.95, 0.9, 0.7, 0.6, 0.5, 0.45, 0.4])
+def test_what_a_large_step_saves_goes_back_to_the_others(budget: float) -> None:
+    given = coarse_and_fine(budget)
+    amounts = as_allocation("global:normalize=raw").amounts(given)
+    assert given.met(amounts)
+    # Only where the large step alone saves more than asked for is there nothing to give back.
+    if amounts != (4, 0, 0):
+        assert given.unused(amounts) <= 0.01
+
+
+def test_small_steps_are_the_shortest_start_of_the_order() -> None:
+    given = coarse_and_fine(0.85)
+    given.allowed[0] = np.array([0])
+    allocation = as_allocation("global:normalize=raw")
+    owners = [owner for owner, _ in allocation.order(given.groups)]
+    starts = (
+        given.floor([owners[:length].count(group) for group in range(3)])
+        for length in range(len(owners) + 1)
+    )
+    assert allocation.amounts(given) == next(start for start in starts if given.met(start))

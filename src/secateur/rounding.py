@@ -98,7 +98,8 @@ def fast_counts(group: Group, counts: np.ndarray, share: Share, tolerance: float
     """Of the numbers of units that may go, those that leave a size as fast as no larger one.
 
     Only sizes at the right end of a measured step count, where there are any: what lies between
-    is a guess.
+    is a guess. Of a dimension that loses several entries with every unit, as one of attention
+    heads does, it is the largest size that does not exceed that end.
 
     Parameters
     ----------
@@ -111,8 +112,9 @@ def fast_counts(group: Group, counts: np.ndarray, share: Share, tolerance: float
     """
     measured = np.zeros(len(counts), dtype=bool)
     for member, per_unit in shrinking(group):
-        size = len(member.classes)
-        measured |= np.isin(size - counts * per_unit, list(share.measured(size)))
+        sizes = len(member.classes) - counts * per_unit
+        ends = [np.flatnonzero(sizes <= end)[:1] for end in share.measured(len(member.classes))]
+        measured[np.concatenate([*ends, np.zeros(0, dtype=np.int64)])] = True
     tried = counts[measured] if measured[1:].any() else counts
     latency = {-count: share(count) for count in {0, *tried.tolist()}}
     return -np.array(fast_sizes(latency, tolerance))

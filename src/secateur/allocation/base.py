@@ -22,6 +22,10 @@ __all__ = ["ALLOCATIONS", "Allocation", "as_allocation"]
 ALLOCATIONS: Registry[type[Allocation]] = Registry("allocation")
 
 
+UNUSED = 0.01
+"""Share of the dense cost that may be left unused, before others get it back."""
+
+
 class Allocation(Spelled, ABC):
     """Base of every allocation: how many units each group loses.
 
@@ -57,23 +61,31 @@ class Allocation(Spelled, ABC):
         -------
         tuple of int
             One of the allowed numbers for every group, with which the budget is met; by default
-            the shortest sufficient start of `order`.
+            the shortest sufficient start of `order`. Where the last step of that was so large
+            that over a hundredth of the dense cost is left unused, its group stays as it is and
+            the start is shortened for the others.
         """
         owners = np.array([owner for owner, _ in self.order(problem.groups)], dtype=np.int64)
+        least = np.zeros(len(problem.groups), dtype=np.int64)
 
         def at(prefix: int) -> Amounts:
-            return problem.floor(
-                np.bincount(owners[:prefix], minlength=len(problem.groups)).tolist()
-            )
+            gone = np.bincount(owners[:prefix], minlength=len(problem.groups))
+            return problem.floor(np.maximum(gone, least).tolist())
 
-        low, high = 0, len(owners)
-        while low < high:
-            middle = (low + high) // 2
-            if problem.met(at(middle)):
-                high = middle
-            else:
-                low = middle + 1
-        return at(low)
+        high = len(owners)
+        while True:
+            low = 0
+            while low < high:
+                middle = (low + high) // 2
+                if problem.met(at(middle)):
+                    high = middle
+                else:
+                    low = middle + 1
+            amounts = at(high)
+            if not high or problem.unused(amounts) <= UNUSED:
+                return amounts
+            last = owners[high - 1]
+            least[last] = amounts[last]
 
     def order(self, groups: Sequence[GroupScores]) -> list[tuple[int, int]]:
         """Return ``(group index, unit index)`` of every judged unit, first to go first.

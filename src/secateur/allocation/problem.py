@@ -72,6 +72,17 @@ class Problem:
         cost = self.cost(amounts)
         return all(cost[measure] <= most + 1e-9 for measure, most in self.budget.items())
 
+    def unused(self, amounts: Amounts) -> float:
+        """What is left of the budget, of its tightest measure, as a share of the dense cost."""
+        dense, cost = self.cost(self.none), self.cost(amounts)
+        return min(
+            (
+                (most - cost[measure]) / max(dense[measure], 1e-300)
+                for measure, most in self.budget.items()
+            ),
+            default=0.0,
+        )
+
     def floor(self, amounts: Sequence[float]) -> Amounts:
         """The most that may go of every group without passing these amounts."""
         return tuple(
