@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 import secateur
@@ -15,6 +17,7 @@ from secateur.cli import app
 from secateur.errors import BudgetError, InputError, MissingExtraError, UnknownNameError
 from secateur.models import load_model, model_names
 from secateur.models.sources import import_library
+from secateur.progress import Steps
 
 SMALL = ["--model", "secateur.models:small_resnet", "--input-shape", "1x1x8x8"]
 BERT = {
@@ -311,3 +314,15 @@ def test_nothing_to_compact_is_a_note(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "no unit of the model is all-zero" in result.stderr
     assert out.exists()
+
+
+def test_a_bar_without_a_total_counts() -> None:
+
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=120)
+    with Steps(console) as steps, steps.step("Pruning") as tick:
+        tick(36, None, "trying models out")
+        tick(37, None, "trying models out")
+        assert steps._bars is not None
+        steps._bars.refresh()
+    assert "trying models out, 37 so far" in written.getvalue()

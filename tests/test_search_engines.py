@@ -166,3 +166,40 @@ def test_the_drop_of_what_is_tuned_on_the_way_is_of_what_is_given_back() -> None
 
     plan, state = found("accuracy drop of a search", Backwards(), evaluate)
     assert plan.settings["measured"]["pruned"] == state["9.bias"].abs().max().item()
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_model_that_is_tried_out_is_told(name: str) -> None:
+    engine, heard = Backwards(), []
+
+    def progress(done: int, total: int | None, what: str) -> None:
+        if what == "trying models out":
+            heard.append((done, total))
+
+    found(name, engine, progress=progress)
+    tried, expected = 0, []
+    for together in engine.given:
+        tried += together
+        several = [(at + 1, together) for at in range(together)]
+        expected += several if together > 1 else [(tried, None)]
+    # Those that are tuned and those that are not are counted apart.
+    assert heard == expected or name == "accuracy drop of a search"
+    assert len(heard) == sum(engine.given)
+
+
+def test_results_are_told_as_they_come_back() -> None:
+    calls: list[str] = []
+
+    def evaluate(model: nn.Module) -> float:
+        calls.append("tried")
+        return measures.large(model)
+
+    def progress(done: int, total: int | None, what: str) -> None:
+        calls.append(f"{what} {done}/{total}")
+
+    found("sensitivity", None, evaluate, progress=progress)
+    told = [call for call in calls if call != "tried"]
+    assert told == [f"trying models out {done}/10" for done in range(1, 11)]
+    # The dense model is measured twice.
+    assert calls[:4] == ["tried", "tried", told[0], "tried"]
+    assert calls[-2:] == ["tried", told[-1]]

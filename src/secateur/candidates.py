@@ -78,6 +78,9 @@ class Candidates:
         Where trials run; in this process if not given.
     journal : path-like, optional
         A file of what was tried out before; it grows with what is tried out now.
+    told : callable, optional
+        ``told(done, total)`` after every model that was tried out: of those that were handed over
+        together, or of all so far, without a total, where they come one by one.
 
     Raises
     ------
@@ -90,8 +93,10 @@ class Candidates:
         trial: Trial,
         engine: Engine | None = None,
         journal: str | os.PathLike[str] | None = None,
+        told: Callable[[int, int | None], None] | None = None,
     ) -> None:
         self.trial, self.engine = trial, engine or InProcess()
+        self._told, self._tried = told, 0
         self._known: dict[str, float] = {}
         self._journal = None if journal is None else Journal(journal, about(trial))
         self._workers: Workers | None = None
@@ -132,12 +137,20 @@ class Candidates:
         def tried(fresh: list[int]) -> Iterator[tuple[int, float]]:
             if self._workers is None:
                 self._workers = self.engine.start(self.trial)
-            for at, value in self._workers.run([plans[index] for index in fresh]):
+            found = self._workers.run([plans[index] for index in fresh])
+            for done, (at, value) in enumerate(found, 1):
                 if journal is not None:
                     journal.add(keys[fresh[at]], value)
+                self._tell(done, len(fresh))
                 yield at, value
 
         return once(keys, self._known, tried)
+
+    def _tell(self, done: int, together: int) -> None:
+        self._tried += 1
+        if self._told is not None:
+            several = together > 1
+            self._told(done if several else self._tried, together if several else None)
 
 
 def once(

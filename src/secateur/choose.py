@@ -16,7 +16,7 @@ from secateur.criteria import Scorer
 from secateur.graph.graph import Graph
 from secateur.inputs import Inputs
 from secateur.plan import Plan
-from secateur.request import Request
+from secateur.request import TRYING, Request
 from secateur.selection import Selection, select
 
 __all__ = ["ByBudget", "Choice", "Chooser", "Planner", "Task", "Values"]
@@ -110,7 +110,9 @@ class ByBudget:
         self.candidates = None
         if request.evaluate is not None:
             trial = Trial(model, request.evaluate, request.seed, request.allocation.tune)
-            self.candidates = Candidates(trial, request.engine, request.journal)
+            self.candidates = Candidates(
+                trial, request.engine, request.journal, request.told(TRYING)
+            )
 
     def __call__(self, graph: Graph, planner: Planner) -> Choice:
         with self.candidates or contextlib.nullcontext():

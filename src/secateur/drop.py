@@ -12,7 +12,7 @@ from secateur.candidates import Candidates, Trial, measured
 from secateur.choose import ByBudget, Choice, Task
 from secateur.errors import InputError
 from secateur.inputs import Inputs
-from secateur.request import Request
+from secateur.request import TRYING, Request
 
 __all__ = ["WithinDrop", "smallest"]
 
@@ -86,7 +86,8 @@ class WithinDrop(ByBudget):
         assert searched is not None
         if searched.trial.tune is None:
             return searched
-        return Candidates(Trial(self.model, self.evaluate, request.seed), request.engine)
+        trial = Trial(self.model, self.evaluate, request.seed)
+        return Candidates(trial, request.engine, told=request.told(TRYING))
 
 
 def smallest(hold: Callable[[Sequence[float]], list[bool]], least: float) -> float:

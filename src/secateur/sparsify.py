@@ -20,7 +20,7 @@ from secateur.masks import Place, effective, mask_at, places
 from secateur.plan import Plan
 from secateur.profiling import profile
 from secateur.refit import refit
-from secateur.request import Request
+from secateur.request import TRYING, Request
 from secateur.result import GroupSummary, Result
 from secateur.scan import scan_weights
 from secateur.sparse.base import Chosen, SparseGranularity, Task
@@ -136,7 +136,8 @@ def _informed(
         if evaluate is None:
             raise no_evaluate(request.allocation.name)
         trial = Trial(model, evaluate, seed)
-        with Candidates(trial, request.engine, request.journal) as candidates:
+        told = request.told(TRYING)
+        with Candidates(trial, request.engine, request.journal, told) as candidates:
             return scan_weights(
                 model, inputs, request, granularity, weights, held, ratios, candidates.each
             )
