@@ -396,10 +396,6 @@ def test_by_default_it_is_measured_here_and_kept(
 
 @pytest.mark.parametrize("runtime", sorted(RUNTIMES))
 def test_a_real_clock(runtime: str) -> None:
-    if runtime in ("onnxruntime", "openvino"):
-        pytest.importorskip("onnx")
-        pytest.importorskip("onnxscript")
-        pytest.importorskip(runtime)
     net, x = chain(64, 64), torch.randn(2, 3, 24, 24)
     try:
         table = sc.LatencyTable.measure(net, x, runtime, threads=1, points=1, runs=3)
@@ -446,7 +442,6 @@ def test_an_unknown_runtime_suggests_the_nearest() -> None:
 def test_a_runtime_that_is_not_installed_names_its_extra(
     runtime: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnx")
     monkeypatch.setitem(sys.modules, runtime, None)
     refused(MissingExtraError, f"secateur[{extra}]", budget=BUDGET, latency=runtime)
 
@@ -487,7 +482,7 @@ def test_a_model_with_nothing_to_time() -> None:
         table_of(chain(8), broken)
 
 
-def test_dtypes_that_a_runtime_does_not_take() -> None:
-    pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_dtypes_that_a_runtime_does_not_take(runtime: str) -> None:
     with pytest.raises(InputError, match="bfloat16"):
-        sc.LatencyTable.measure(chain(8).bfloat16(), X.bfloat16(), "onnxruntime")
+        sc.LatencyTable.measure(chain(8).bfloat16(), X.bfloat16(), runtime)
