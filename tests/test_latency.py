@@ -189,6 +189,24 @@ def test_what_cannot_be_timed_is_listed_and_free() -> None:
     assert table(Operation("product", '{"bias": true}'), (2, 16, 5)) == 0.0
 
 
+def test_recurrent_layers_are_listed_and_free() -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.lstm = nn.Linear(5, 8), nn.LSTM(8, 6)
+            self.head = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(self.embed(x))[0])
+
+    net, x = Tagger().eval(), torch.randn(4, 2, 5)
+    with torch.no_grad():
+        table = sc.LatencyTable.measure(net, x, timer=Clock(staircase(4)))
+    assert table.skipped == {"aten::mkldnn_rnn_layer": "it cannot be run by itself"}
+    result = sc.prune(net, x, budget={"latency": 0.8}, latency=table, verify=False)
+    assert result.costs["latency"][1] <= 0.8 * result.costs["latency"][0]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
