@@ -115,3 +115,57 @@ def test_sizes_by_layer_and_by_latency(mine: str, tmp_path: Path) -> None:
     assert settings(plan)["budget"] == {"latency": 0.8}
     assert settings(plan)["round_to"] == "auto"
     assert load_file(small)["0.weight"].shape == (4, 4)
+
+
+WATCHED = """
+import torch
+
+def part(first):
+    # What an image is of is written in its first pixel.
+    images = torch.zeros(30, 1, 8, 8)
+    images[:, 0, 0, 0] = torch.arange(first, first + 30)
+    return images, torch.arange(30) % 10
+
+def parts():
+    return {"train": part(0), "test": part(1000)}
+
+class Net(torch.nn.Sequential):
+    pass
+
+def build():
+    torch.manual_seed(0)
+    return Net(
+        torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
+    ), torch.zeros(1, 1, 8, 8)
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("prune", "--allocation", "netadapt:step=0.4", "--evaluate", "accuracy"),
+        ("prune", "--allocation", "sensitivity:steps=1", "--evaluate", "accuracy"),
+        ("prune", "--criterion", "taylor"),
+        ("prune", "--budget", "accuracy_drop=1", "--evaluate", "accuracy"),
+        ("sensitivity", "--ratio", "0.5"),
+    ],
+    ids=" ".join,
+)
+def test_the_test_part_is_never_seen(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "watched_data.py").write_text(WATCHED)
+    monkeypatch.chdir(tmp_path)
+    seen: set[float] = set()
+
+    def note(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        if type(module).__name__ == "Net":
+            seen.update(given[0][:, 0, 0, 0].tolist())
+
+    with torch.nn.modules.module.register_module_forward_pre_hook(note):
+        data = ("--data", "watched_data:parts", "--out", "out.safetensors")
+        result = call(command[0], "--model", "watched_data:build", *data, *command[1:])
+    assert result.exit_code == 0, result.stderr
+    # Stand-ins for images may hold anything.
+    assert len(seen & set(range(30))) > 2, "data were looked at"
+    assert not seen & set(range(1000, 1030))
