@@ -52,7 +52,7 @@ $(DEMO): $(TORCH) $(PINS)
 # These come without their dependencies: everything they need is installed by now, and resolving
 # them could exchange torch for another build.
 $(DEV): $(DEMO)
-	$(PIP) --editable ".[demo,search,hf,ray,amc,dev]"
+	$(PIP) --editable ".[demo,search,hf,ray,amc,openvino,dev]"
 	$(PIP) --no-deps torchvision timm lightning lightning-utilities torchmetrics
 	@touch $@
 

@@ -77,6 +77,17 @@ class Interrupted(Counting):
         return super().__call__(model)
 
 
+def large(model: nn.Module) -> float:
+    """Falls with every parameter that goes."""
+    return 1e-3 * sum(p.numel() for p in model.parameters())
+
+
+def shrunk(model: nn.Module) -> None:
+    """Tunes a model, in a way: one of its tensors is half of what it was."""
+    with torch.no_grad():
+        model[-1].bias.mul_(0.5)  # type: ignore[index, union-attr, operator]
+
+
 def raising(model: nn.Module) -> float:
     raise RuntimeError("out of data")
 

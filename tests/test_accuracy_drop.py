@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -168,13 +169,13 @@ def test_where_it_does_not_apply() -> None:
 
 
 def test_smallest_measures_no_more_than_it_needs() -> None:
-    asked: list[float] = []
+    asked: list[list[float]] = []
 
-    def holds(fraction: float) -> bool:
-        asked.append(fraction)
-        return fraction >= 0.4
+    def hold(fractions: Sequence[float]) -> list[bool]:
+        asked.append(list(fractions))
+        return [fraction >= 0.4 for fraction in fractions]
 
-    assert 0.4 <= smallest(holds, 0.01) <= 0.4 + 1 / 128
-    assert len(asked) <= 1 + 7 + 5
-    assert smallest(lambda fraction: True, 0.01) == 0.01
-    assert smallest(lambda fraction: fraction == 1.0, 0.01) == 1.0
+    assert 0.4 <= smallest(hold, 0.01) <= 0.4 + 1 / 128
+    assert [len(fractions) for fractions in asked] == [1] * (1 + 7) + [5]
+    assert smallest(lambda fractions: [True for _ in fractions], 0.01) == 0.01
+    assert smallest(lambda fractions: [each == 1.0 for each in fractions], 0.01) == 1.0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 import secateur
@@ -15,6 +17,7 @@ from secateur.cli import app
 from secateur.errors import BudgetError, InputError, MissingExtraError, UnknownNameError
 from secateur.models import load_model, model_names
 from secateur.models.sources import import_library
+from secateur.progress import Steps
 
 SMALL = ["--model", "secateur.models:small_resnet", "--input-shape", "1x1x8x8"]
 BERT = {
@@ -193,6 +196,27 @@ def test_a_plain_state_dict_can_be_loaded(tmp_path: Path) -> None:
         (["prune"], "--model"),
         (["prune", *SMALL], "--out"),
         (["prune", *SMALL, "--out", "x", "--round-to", "0"], "--round-to"),
+        (["prune", *SMALL, "--out", "x", "--round-to", "layer*"], "layer3.*=16,*=8, not 'layer*'"),
+        (["prune", *SMALL, "--out", "x", "--round-to", "head=8"], "'head' matches no module"),
+        (["prune", *SMALL, "--out", "x", "--compact", "--round-to", "*=auto"], "with numbers only"),
+        (["prune", *SMALL, "--out", "x", "--latency", "torhc"], "did you mean 'torch'"),
+        (
+            ["prune", *SMALL, "--out", "x", "--latency", "no.json"],
+            "cannot read the latency table",
+        ),
+        (["prune", *SMALL, "--out", "x", "--latency", "torch"], "latency= is for a budget"),
+        (["prune", *SMALL, "--out", "x", "--engine", "proceses:2"], "did you mean 'processes'"),
+        (
+            ["prune", *SMALL, "--out", "x", "--address", "ray://a:1"],
+            "--address is for --engine ray",
+        ),
+        (
+            ["prune", *SMALL, "--out", "x", "--engine", "ray", "--address", "ray://"],
+            "'ray://host:1",
+        ),
+        (["prune", *SMALL, "--out", "x", "--allocation", "netadapt"], "pass evaluate="),
+        (["prune", *SMALL, "--out", "x", "--evaluate", "accuracy"], "pass --data"),
+        (["prune", *SMALL, "--out", "x", "--evaluate", "tests.measures:no"], "has no 'no'"),
         (["prune", *SMALL, "--out", "x", "--budget", "half"], "write a budget as macs=0.5"),
         (["prune", *SMALL, "--out", "x", "--budget", "mac=0.5"], "did you mean 'macs'"),
         (["prune", *SMALL, "--out", "x", "--budget", "macs=2"], "(0, 1]"),
@@ -311,3 +335,15 @@ def test_nothing_to_compact_is_a_note(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "no unit of the model is all-zero" in result.stderr
     assert out.exists()
+
+
+def test_a_bar_without_a_total_counts() -> None:
+
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=120)
+    with Steps(console) as steps, steps.step("Pruning") as tick:
+        tick(36, None, "trying models out")
+        tick(37, None, "trying models out")
+        assert steps._bars is not None
+        steps._bars.refresh()
+    assert "trying models out, 37 so far" in written.getvalue()

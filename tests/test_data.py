@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import sys
+import types
 
 import pytest
 import torch
 
 from secateur.data import Batches, Data, Split, load_data, load_digits
+from secateur.data.splits import held_out
 from secateur.errors import InputError, MissingExtraError, UnknownNameError
 
 
@@ -79,12 +81,38 @@ def test_data_from_a_function_in_the_working_directory(tmp_path, monkeypatch) ->
     )
     monkeypatch.chdir(tmp_path)
     data = load_data("my_own_data:make")
-    assert (len(data.train), len(data.val), data.classes) == (4, 4, ("a", "b"))
+    assert (len(data.train), len(data.val), len(data.test)) == (3, 1, 4)
+    assert data.classes == ("a", "b")
     with pytest.raises(InputError, match="pair of inputs and labels"):
         load_data("my_own_data:wrong")
     with pytest.raises(InputError, match="OSError: no disk"):
         load_data("my_own_data:broken")
     assert str(tmp_path) not in sys.path
+
+
+@pytest.mark.parametrize("parts", ["train", "train test", "train val", "train val test"])
+def test_no_part_that_is_missing_is_taken_from_the_test_part(parts: str, monkeypatch) -> None:
+    given = {
+        name: (torch.arange(50.0) + 100 * at, torch.arange(50))
+        for at, name in enumerate(parts.split())
+    }
+    module = types.ModuleType("my_parts")
+    module.make = lambda: given  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_parts", module)
+    data = load_data("my_parts:make", seed=1)
+    train, val, test = (set(part.inputs.tolist()) for part in (data.train, data.val, data.test))
+    assert not train & val and not train & test
+    if "test" in given:
+        assert not val & test
+        assert test == set(given["test"][0].tolist())
+    else:
+        assert test == val
+    if "val" not in given:
+        assert (len(train), len(val)) == (40, 10)
+        assert train | val == set(given["train"][0].tolist())
+        again = load_data("my_parts:make", seed=1).val
+        assert set(again.inputs.tolist()) == val
+        assert torch.equal(data.val.inputs, data.val.labels.float()), "labels go along"
 
 
 def test_splits_refuse_what_does_not_match() -> None:
@@ -98,6 +126,8 @@ def test_splits_refuse_what_does_not_match() -> None:
         Batches(torch.zeros(2), torch.zeros(3))
     with pytest.raises(InputError, match="size"):
         load_digits(size=0)
+    with pytest.raises(InputError, match="leave none for validation"):
+        held_out(Split(torch.zeros(1, 1), torch.zeros(1)))
 
 
 def test_without_scikit_learn_the_message_names_the_extra(monkeypatch) -> None:

@@ -189,6 +189,24 @@ def test_what_cannot_be_timed_is_listed_and_free() -> None:
     assert table(Operation("product", '{"bias": true}'), (2, 16, 5)) == 0.0
 
 
+def test_recurrent_layers_are_listed_and_free() -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.lstm = nn.Linear(5, 8), nn.LSTM(8, 6)
+            self.head = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(self.embed(x))[0])
+
+    net, x = Tagger().eval(), torch.randn(4, 2, 5)
+    with torch.no_grad():
+        table = sc.LatencyTable.measure(net, x, timer=Clock(staircase(4)))
+    assert table.skipped == {"aten::mkldnn_rnn_layer": "it cannot be run by itself"}
+    result = sc.prune(net, x, budget={"latency": 0.8}, latency=table, verify=False)
+    assert result.costs["latency"][1] <= 0.8 * result.costs["latency"][0]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -396,10 +414,6 @@ def test_by_default_it_is_measured_here_and_kept(
 
 @pytest.mark.parametrize("runtime", sorted(RUNTIMES))
 def test_a_real_clock(runtime: str) -> None:
-    if runtime in ("onnxruntime", "openvino"):
-        pytest.importorskip("onnx")
-        pytest.importorskip("onnxscript")
-        pytest.importorskip(runtime)
     net, x = chain(64, 64), torch.randn(2, 3, 24, 24)
     try:
         table = sc.LatencyTable.measure(net, x, runtime, threads=1, points=1, runs=3)
@@ -446,7 +460,6 @@ def test_an_unknown_runtime_suggests_the_nearest() -> None:
 def test_a_runtime_that_is_not_installed_names_its_extra(
     runtime: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnx")
     monkeypatch.setitem(sys.modules, runtime, None)
     refused(MissingExtraError, f"secateur[{extra}]", budget=BUDGET, latency=runtime)
 
@@ -487,7 +500,7 @@ def test_a_model_with_nothing_to_time() -> None:
         table_of(chain(8), broken)
 
 
-def test_dtypes_that_a_runtime_does_not_take() -> None:
-    pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_dtypes_that_a_runtime_does_not_take(runtime: str) -> None:
     with pytest.raises(InputError, match="bfloat16"):
-        sc.LatencyTable.measure(chain(8).bfloat16(), X.bfloat16(), "onnxruntime")
+        sc.LatencyTable.measure(chain(8).bfloat16(), X.bfloat16(), runtime)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 import secateur as sc
 from secateur.graph.trace import Ref
+from secateur.latency import as_runtime
 from secateur.latency.calls import TimedCall, timed_calls
 from secateur.latency.kinds import KINDS
 from secateur.latency.layers import layer
@@ -92,21 +94,20 @@ def test_alone_it_multiplies_as_often_as_in_its_model(
     assert first.numel() == torch.Size(results[0]).numel()
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize(("kind", "sizes", "net", "inputs"), CASES, ids=NAMES)
 def test_in_onnx_it_computes_the_same(
-    kind: str, sizes: tuple[int, ...], net: nn.Module, inputs: object
+    kind: str, sizes: tuple[int, ...], net: nn.Module, inputs: object, runtime: str
 ) -> None:
     if kind not in ONNX_KINDS:
         assert KINDS[kind].fused
         return
-    onnx = pytest.importorskip("onnx")
-    ort = pytest.importorskip("onnxruntime")
     _, calls = found(net, inputs)
     call = next(call for call in calls if call.operation.kind == kind)
     model, feeds = onnx_layer(call.operation, call.sizes)
     onnx.checker.check_model(onnx.load_from_string(model))
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    actual = session.run(None, feeds)[0]
+    place = as_runtime(runtime)(torch.float32, torch.device("cpu"), 1)
+    actual = place.load(model, feeds)()[0]  # type: ignore[attr-defined]
     weights = {
         entry.name: torch.tensor(onnx.numpy_helper.to_array(entry))
         for entry in onnx.load_from_string(model).graph.initializer

@@ -7,8 +7,9 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,7 +19,9 @@ from secateur.errors import InputError
 from secateur.observing import all_seeded
 from secateur.plan import Plan
 
-__all__ = ["Candidates", "Trial", "measured", "steady"]
+__all__ = ["Candidates", "Trial", "measured", "once", "steady"]
+
+Key = TypeVar("Key", bound=Hashable)
 
 # What sums in another order may differ by, relatively; below any difference worth a decision.
 NOISE = 1e-6
@@ -57,7 +60,7 @@ class Trial:
             one twice for the dense model.
         """
         candidate = copy.deepcopy(self.model).eval()
-        if not plan.removed:
+        if not (plan.removed or plan.masks):
             return steady(self.evaluate, candidate, self.seed)
         plan.apply(candidate)
         if self.tune is not None:
@@ -75,6 +78,9 @@ class Candidates:
         Where trials run; in this process if not given.
     journal : path-like, optional
         A file of what was tried out before; it grows with what is tried out now.
+    told : callable, optional
+        ``told(done, total)`` after every model that was tried out: of those that were handed over
+        together, or of all so far, without a total, where they come one by one.
 
     Raises
     ------
@@ -87,8 +93,10 @@ class Candidates:
         trial: Trial,
         engine: Engine | None = None,
         journal: str | os.PathLike[str] | None = None,
+        told: Callable[[int, int | None], None] | None = None,
     ) -> None:
         self.trial, self.engine = trial, engine or InProcess()
+        self._told, self._tried = told, 0
         self._known: dict[str, float] = {}
         self._journal = None if journal is None else Journal(journal, about(trial))
         self._workers: Workers | None = None
@@ -116,19 +124,69 @@ class Candidates:
         EngineError
             When workers die again and again, or none answers.
         """
+        found = dict(self.each(plans))
+        return [found[index] for index in range(len(plans))]
+
+    def each(self, plans: Sequence[Plan]) -> Iterator[tuple[int, float]]:
+        """As `values`, but ``(index, value)`` of each plan as it becomes known."""
         keys = [digest(plan) for plan in plans]
-        if self._journal is not None:
-            self._known |= {key: self._journal[key] for key in keys if key in self._journal}
-        tasks = {key: plan for key, plan in zip(keys, plans, strict=True) if key not in self._known}
-        if tasks:
+        journal = self._journal
+        if journal is not None:
+            self._known |= {key: journal[key] for key in keys if key in journal}
+
+        def tried(fresh: list[int]) -> Iterator[tuple[int, float]]:
             if self._workers is None:
                 self._workers = self.engine.start(self.trial)
-            names = list(tasks)
-            for index, value in self._workers.run(list(tasks.values())):
-                if self._journal is not None:
-                    self._journal.add(names[index], value)
-                self._known[names[index]] = value
-        return [self._known[key] for key in keys]
+            found = self._workers.run([plans[index] for index in fresh])
+            for done, (at, value) in enumerate(found, 1):
+                if journal is not None:
+                    journal.add(keys[fresh[at]], value)
+                self._tell(done, len(fresh))
+                yield at, value
+
+        return once(keys, self._known, tried)
+
+    def _tell(self, done: int, together: int) -> None:
+        self._tried += 1
+        if self._told is not None:
+            several = together > 1
+            self._told(done if several else self._tried, together if several else None)
+
+
+def once(
+    keys: Sequence[Key],
+    known: dict[Key, float],
+    find: Callable[[list[int]], Iterator[tuple[int, float]]],
+) -> Iterator[tuple[int, float]]:
+    """Yield ``(index of the key, value)`` of every key; what is not known is found once.
+
+    Parameters
+    ----------
+    known : dict
+        Grows with what is found.
+    find : callable
+        Indices of different keys -> ``(place among these indices, value)``, in any order.
+
+    Examples
+    --------
+    >>> known = {"a": 1.0}
+    >>> list(once(["b", "a", "b"], known, lambda fresh: iter([(0, 2.0)])))
+    [(1, 1.0), (0, 2.0), (2, 2.0)]
+    >>> known
+    {'a': 1.0, 'b': 2.0}
+    """
+    places: dict[Key, list[int]] = {}
+    for index, key in enumerate(keys):
+        places.setdefault(key, []).append(index)
+    fresh = [key for key in places if key not in known]
+    for index, key in enumerate(keys):
+        if key in known:
+            yield index, known[key]
+    if fresh:
+        for at, value in find([places[key][0] for key in fresh]):
+            known[fresh[at]] = value
+            for index in places[fresh[at]]:
+                yield index, value
 
 
 def digest(plan: Plan) -> str:
@@ -141,10 +199,13 @@ def about(trial: Trial) -> dict[str, str]:
     """What a value depends on beside the plan."""
     measure = getattr(trial.evaluate, "func", trial.evaluate)
     name = getattr(measure, "__qualname__", type(measure).__qualname__)
-    found = {"model": fingerprint(trial.model), "evaluate": name, "seed": str(trial.seed)}
-    if trial.tune is not None:
-        found["tune"] = getattr(trial.tune, "__qualname__", type(trial.tune).__qualname__)
-    return found
+    tune = trial.tune
+    return {
+        "model": fingerprint(trial.model),
+        "evaluate": name,
+        "seed": str(trial.seed),
+        "tune": "" if tune is None else getattr(tune, "__qualname__", type(tune).__qualname__),
+    }
 
 
 def tuned(tune: Callable[[nn.Module], object], model: nn.Module, seed: int = 0) -> None:

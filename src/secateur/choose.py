@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from torch import nn
 
-from secateur.candidates import Candidates, Trial
+from secateur.candidates import Candidates, Trial, once
 from secateur.costs import CostModel
 from secateur.criteria import Scorer
 from secateur.graph.graph import Graph
 from secateur.inputs import Inputs
 from secateur.plan import Plan
-from secateur.request import Request
+from secateur.request import TRYING, Request
 from secateur.selection import Selection, select
 
 __all__ = ["ByBudget", "Choice", "Chooser", "Planner", "Task", "Values"]
@@ -45,8 +45,8 @@ Planner: TypeAlias = Callable[[np.ndarray], Plan]
 Chooser: TypeAlias = Callable[[Graph, Planner], Choice]
 
 
-Values: TypeAlias = Callable[[Sequence[np.ndarray]], list[float]]
-"""Sets of classes, as masks -> how good the model is without each."""
+Values: TypeAlias = Callable[[Sequence[np.ndarray]], Iterator[tuple[int, float]]]
+"""Sets of classes, as masks -> how good the model is without each, ``(index, value)``."""
 
 
 class Task:
@@ -110,7 +110,9 @@ class ByBudget:
         self.candidates = None
         if request.evaluate is not None:
             trial = Trial(model, request.evaluate, request.seed, request.allocation.tune)
-            self.candidates = Candidates(trial, request.engine, request.journal)
+            self.candidates = Candidates(
+                trial, request.engine, request.journal, request.told(TRYING)
+            )
 
     def __call__(self, graph: Graph, planner: Planner) -> Choice:
         with self.candidates or contextlib.nullcontext():
@@ -128,15 +130,11 @@ class ByBudget:
             return None
         known: dict[bytes, float] = {}
 
-        def values(listed: Sequence[np.ndarray]) -> list[float]:
-            masks = [np.packbits(removed).tobytes() for removed in listed]
-            fresh = {
-                mask: planner(removed)
-                for mask, removed in dict(zip(masks, listed, strict=True)).items()
-                if mask not in known
-            }
-            known.update(zip(fresh, candidates.values(list(fresh.values())), strict=True))
-            return [known[mask] for mask in masks]
+        def values(listed: Sequence[np.ndarray]) -> Iterator[tuple[int, float]]:
+            keys = [np.packbits(removed).tobytes() for removed in listed]
+            return once(
+                keys, known, lambda fresh: candidates.each([planner(listed[at]) for at in fresh])
+            )
 
         return values
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -12,7 +12,7 @@ from secateur.candidates import Candidates, Trial, measured
 from secateur.choose import ByBudget, Choice, Task
 from secateur.errors import InputError
 from secateur.inputs import Inputs
-from secateur.request import Request
+from secateur.request import TRYING, Request
 
 __all__ = ["WithinDrop", "smallest"]
 
@@ -55,23 +55,23 @@ class WithinDrop(ByBudget):
         return measured(self.evaluate, copy.deepcopy(self.model).eval(), self.request.seed)
 
     def chosen(self, task: Task) -> Choice:
-        # What is given back is not tuned, so what is measured is not either.
-        plain = Candidates(Trial(self.model, self.evaluate, self.request.seed))
         known: dict[float, tuple[Choice, float]] = {}
+        plain = self._plain()
 
-        def holds(fraction: float) -> bool:
-            """Whether the model of this fraction of the MACs is within the drop."""
-            if fraction not in known:
-                choice = task.choice({"macs": fraction})
-                [value] = plain.values([task.planner(choice.selection.removed)])
-                known[fraction] = choice, value
-            return self.dense - known[fraction][1] <= self.drop + 1e-9
+        def hold(fractions: Sequence[float]) -> list[bool]:
+            """Whether the models of these fractions of the MACs are within the drop."""
+            fresh = [fraction for fraction in fractions if fraction not in known]
+            choices = [task.choice({"macs": fraction}) for fraction in fresh]
+            values = plain.values([task.planner(each.selection.removed) for each in choices])
+            known.update(zip(fresh, zip(choices, values, strict=True), strict=True))
+            return [self.dense - known[each][1] <= self.drop + 1e-9 for each in fractions]
 
-        if not holds(1.0):
-            raise _unsteady(self.dense, known[1.0][1], self.drop)
-        base = max(task.base["macs"], 1)
-        least = task.costs(task.choice(None).selection.removed)["macs"]
-        choice, pruned = known[smallest(holds, min((least + 0.5) / base, 1.0))]
+        with plain:
+            if not all(hold([1.0])):
+                raise _unsteady(self.dense, known[1.0][1], self.drop)
+            base = max(task.base["macs"], 1)
+            least = task.costs(task.choice(None).selection.removed)["macs"]
+            choice, pruned = known[smallest(hold, min((least + 0.5) / base, 1.0))]
         found = {
             "dense": self.dense,
             "pruned": pruned,
@@ -80,26 +80,40 @@ class WithinDrop(ByBudget):
         }
         return dataclasses.replace(choice, settings={"measured": found})
 
+    def _plain(self) -> Candidates:
+        """Tries models out as they are given back: without tuning."""
+        request, searched = self.request, self.candidates
+        assert searched is not None
+        if searched.trial.tune is None:
+            return searched
+        trial = Trial(self.model, self.evaluate, request.seed)
+        return Candidates(trial, request.engine, told=request.told(TRYING))
 
-def smallest(holds: Callable[[float], bool], least: float) -> float:
+
+def smallest(hold: Callable[[Sequence[float]], list[bool]], least: float) -> float:
     """About the smallest fraction that holds, none below `least`; 1 is known to.
+
+    Bisection asks for one fraction at a time, on every engine: more at once would end elsewhere.
 
     Examples
     --------
-    >>> round(smallest(lambda fraction: fraction > 0.3, least=0.1), 2)
+    >>> round(smallest(lambda fractions: [each > 0.3 for each in fractions], least=0.1), 2)
     0.3
-    >>> round(smallest(lambda fraction: fraction > 0.3 or 0.26 < fraction < 0.28, least=0.1), 2)
+    >>> def bumpy(fractions):
+    ...     return [each > 0.3 or 0.26 < each < 0.28 for each in fractions]
+    >>> round(smallest(bumpy, least=0.1), 2)
     0.26
     """
-    if holds(least):
+    if all(hold([least])):
         return least
     low, high = least, 1.0
     while high - low > RESOLUTION:
         middle = (low + high) / 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
+        low, high = (low, middle) if all(hold([middle])) else (middle, high)
     while True:
-        below = [high - step * RESOLUTION for step in BEYOND]
-        found = [fraction for fraction in below if fraction > least and holds(fraction)]
+        steps = (high - step * RESOLUTION for step in BEYOND)
+        below = [fraction for fraction in steps if fraction > least]
+        found = [fraction for fraction, held in zip(below, hold(below), strict=True) if held]
         if not found:
             return high
         high = min(found)

@@ -65,7 +65,8 @@ class Steps:
             nonlocal latest
             latest = text
             if self._bars is not None and task is not None:
-                self._bars.update(task, completed=done, total=total, text=text)
+                shown = text if total is not None else f"{text}, {done} so far".lstrip(", ")
+                self._bars.update(task, completed=done, total=total, text=shown)
 
         yield tick
         if self._bars is not None and task is not None:

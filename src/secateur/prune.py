@@ -110,8 +110,9 @@ def prune(
     journal : path-like, optional
         A file of what `evaluate` said, so that a search that was interrupted goes on from there.
     progress : callable, optional
-        ``(done, total or None, what)``, after every batch that a criterion reads and every layer
-        that it fits.
+        ``(done, total or None, what)``, after every batch that a criterion reads, every layer
+        that it fits and every model that is tried out: of those that are tried out together, or
+        of all so far where there is one at a time.
     seed : int, default 0
     verify : bool, default True
         Check that the smaller model equals the masked one; restore and raise if not.

@@ -22,7 +22,10 @@ from secateur.profiling.census import census
 from secateur.rounding import Rounding, RoundTo, as_rounding
 from secateur.sparse.table import SparseGranularity, as_sparse
 
-__all__ = ["Request", "check_model", "resolve", "with_latency"]
+__all__ = ["TRYING", "Request", "check_model", "resolve", "with_latency"]
+
+TRYING = "trying models out"
+"""What a search is at, for `Request.told`."""
 
 
 @dataclasses.dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def select(
     rounding: Rounding,
     min_keep: int = 1,
     comparable: bool = False,
-    evaluate: Callable[[Sequence[np.ndarray]], list[float]] | None = None,
+    evaluate: Callable[[Sequence[np.ndarray]], Iterator[tuple[int, float]]] | None = None,
     seed: int = 0,
 ) -> Selection:
     """Remove as many units of every group as an allocation says, so that the budget is met.
@@ -66,8 +66,8 @@ def select(
     comparable : bool
         Whether raw scores of different groups share one unit of measure.
     evaluate : callable, optional
-        Classes that go, as a mask for each of several models -> how good each of them is, for
-        allocations that try models out.
+        Classes that go, as a mask for each of several models -> ``(index, value)``, how good each
+        of them is, for allocations that try models out.
     seed : int, default 0
 
     Raises
@@ -111,7 +111,7 @@ def select(
             gone[rows[order[:count]].ravel()] = True
         return gone
 
-    def values(listed: Sequence[Amounts]) -> list[float]:
+    def values(listed: Sequence[Amounts]) -> Iterator[tuple[int, float]]:
         assert evaluate is not None
         return evaluate([removed_by(amounts) for amounts in listed])
 
@@ -121,7 +121,7 @@ def select(
         choices,
         lambda amounts: costs(removed_by(amounts)),
         {measure: fraction * base[measure] for measure, fraction in wanted.items()},
-        None if evaluate is None else lambda amounts: values([amounts])[0],
+        None if evaluate is None else lambda amounts: next(values([amounts]))[1],
         seed,
         None if evaluate is None else values,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from secateur.allocation import (
@@ -28,6 +29,7 @@ from secateur.graph.graph import Graph
 from secateur.graph.trace import record
 from secateur.inputs import ExampleInputs, Inputs, as_inputs
 from secateur.observing import repeatable
+from secateur.plan import Plan
 from secateur.progress import Tick
 from secateur.request import Request, check_model, resolve
 from secateur.scan import (
@@ -39,6 +41,8 @@ from secateur.scan import (
     Pace,
     Trials,
     fingerprint,
+    masking,
+    removal,
     scan_weights,
 )
 from secateur.sparse.table import SparseGranularity
@@ -155,8 +159,21 @@ def sensitivity(
     judge: Judge = Opaque(evaluate, seed)
     if isinstance(evaluate, Evaluation):
         judge = FromTheMiddle(copy.deepcopy(model).eval(), evaluate, seed)
+    trial = Trials(model, judge, ledger)
     if isinstance(request.granularity, SparseGranularity):
         weights, _ = weights_for(model, request, request.granularity)
+        pace = Pace(progress)
+
+        def value(plan: Plan) -> float:
+            if not plan.masks:
+                return baseline
+            [(name, mask)] = plan.masks.items()
+            return trial(masking(name, mask), lambda: plan, pace.known)
+
+        def each(plans: Sequence[Plan]) -> Iterator[tuple[int, float]]:
+            pace.restart()
+            return ((at, value(plan)) for at, plan in enumerate(plans))
+
         return scan_weights(
             model,
             inputs,
@@ -165,12 +182,10 @@ def sensitivity(
             weights,
             masks_on(model, weights),
             shares,
-            judge,
-            ledger,
-            baseline,
-            progress,
+            each,
+            pace,
         )
-    chooser = _Scanning(model, inputs, request, shares, judge, ledger, baseline, progress)
+    chooser = _Scanning(model, inputs, request, shares, trial, baseline, progress)
     decide(model, inputs, record(model, inputs), chooser.request, choose=chooser)
     assert chooser.table is not None
     return chooser.table
@@ -185,8 +200,7 @@ class _Scanning(ByBudget):
         inputs: Inputs,
         request: Request,
         ratios: tuple[float, ...],
-        judge: Judge,
-        ledger: Ledger,
+        trial: Trials,
         baseline: float,
         progress: Tick | None,
     ) -> None:
@@ -197,15 +211,19 @@ class _Scanning(ByBudget):
         self.ratios, self.baseline = ratios, baseline
         self.settings = request.granularity.name, request.criterion.spec
         self.table: Sensitivity | None = None
-        self._judge, self._ledger, self._progress = judge, ledger, progress
+        self._trial = trial
         self.pace = Pace(progress)
 
     def trials(self, graph: Graph, planner: Planner) -> Values:
-        self.pace = Pace(self._progress)
-        trial = Trials(
-            self.model, graph, planner, self._judge, self._ledger, self.baseline, self.pace.known
-        )
-        return lambda listed: [trial(removed) for removed in listed]
+        self.pace.restart()
+
+        def value(removed: np.ndarray) -> float:
+            if not removed.any():
+                return self.baseline
+            key = removal(graph, removed)
+            return self._trial(key, lambda: planner(removed), self.pace.known)
+
+        return lambda listed: ((at, value(removed)) for at, removed in enumerate(listed))
 
 
 class _Noting(SensitivityScan):

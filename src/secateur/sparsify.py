@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from secateur.allocation import Allocation, Sensitivity, no_evaluate
-from secateur.candidates import steady
+from secateur.candidates import Candidates, Trial
 from secateur.errors import InputError, NothingToPruneError, ParityError
 from secateur.inputs import Inputs, evaluating, named_tensors, run
 from secateur.layerwise import Amount
@@ -21,9 +20,9 @@ from secateur.masks import Place, effective, mask_at, places
 from secateur.plan import Plan
 from secateur.profiling import profile
 from secateur.refit import refit
-from secateur.request import Request
+from secateur.request import TRYING, Request
 from secateur.result import GroupSummary, Result
-from secateur.scan import Ledger, Opaque, scan_weights
+from secateur.scan import scan_weights
 from secateur.sparse.base import Chosen, SparseGranularity, Task
 from secateur.sparse.scoring import SparseScorer
 from secateur.sparse.semi import SemiStructured
@@ -136,12 +135,12 @@ def _informed(
         evaluate, seed = request.evaluate, request.seed
         if evaluate is None:
             raise no_evaluate(request.allocation.name)
-        baseline = steady(evaluate, copy.deepcopy(model).eval(), seed)
-        ledger = Ledger(None, "", seed, baseline)
-        judge = Opaque(evaluate, seed)
-        return scan_weights(
-            model, inputs, request, granularity, weights, held, ratios, judge, ledger, baseline
-        )
+        trial = Trial(model, evaluate, seed)
+        told = request.told(TRYING)
+        with Candidates(trial, request.engine, request.journal, told) as candidates:
+            return scan_weights(
+                model, inputs, request, granularity, weights, held, ratios, candidates.each
+            )
 
     return request.allocation.informed([weight.name for weight in weights], scanned)
 

@@ -14,6 +14,9 @@ from secateur.errors import require
 
 __all__ = ["Bayes"]
 
+FIRST = 10
+"""Trials before the model of them proposes any: they depend on nothing, and go at once."""
+
 
 @ALLOCATIONS.register("bayes")
 class Bayes(Searching):
@@ -49,21 +52,27 @@ class Bayes(Searching):
             # Shares act together, through the budget.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                sampler = optuna.samplers.TPESampler(seed=problem.seed, multivariate=True)
+                sampler = optuna.samplers.TPESampler(
+                    n_startup_trials=FIRST, seed=problem.seed, multivariate=True
+                )
             study = optuna.create_study(direction="maximize", sampler=sampler)
             even = scaled(problem, np.ones(len(problem.groups)))
             for amounts in (even, Global().amounts(problem)):
                 shares = shares_of(problem, amounts)
                 study.enqueue_trial({name: float(shares[int(name)]) for name in names})
-            for _ in range(self.trials):
-                trial = study.ask()
-                shares = np.ones(len(problem.groups))
-                for name in names:
-                    shares[int(name)] = trial.suggest_float(name, 0.01, 1.0, log=True)
-                amounts = scaled(problem, shares)
-                if amounts not in values:
-                    values[amounts] = problem.value(amounts, self.name)
-                study.tell(trial, values[amounts])
+            first = min(FIRST, self.trials)
+            for several in (first, *(1 for _ in range(self.trials - first))):
+                asked = {}
+                for _ in range(several):
+                    trial = study.ask()
+                    shares = np.ones(len(problem.groups))
+                    for name in names:
+                        shares[int(name)] = trial.suggest_float(name, 0.01, 1.0, log=True)
+                    asked[trial] = scaled(problem, shares)
+                fresh = [each for each in dict.fromkeys(asked.values()) if each not in values]
+                values.update(zip(fresh, problem.values(fresh, self.name), strict=True))
+                for trial, amounts in asked.items():
+                    study.tell(trial, values[amounts])
         finally:
             optuna.logging.set_verbosity(loudness)
         return max(values, key=lambda amounts: values[amounts])

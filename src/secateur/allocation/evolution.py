@@ -55,9 +55,8 @@ class Evolution(Searching):
 
         def ranked(choices: list[Amounts]) -> list[Amounts]:
             """Those tried so far and these, the best first; of equals, the one tried first."""
-            for amounts in choices:
-                if amounts not in values:
-                    values[amounts] = problem.value(amounts, self.name)
+            fresh = [amounts for amounts in dict.fromkeys(choices) if amounts not in values]
+            values.update(zip(fresh, problem.values(fresh, self.name), strict=True))
             return sorted(values, key=lambda amounts: -values[amounts])
 
         width = len(problem.groups)

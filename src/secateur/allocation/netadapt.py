@@ -102,7 +102,8 @@ class NetAdapt(Searching):
             if not proposals:
                 # Only several groups together save anything.
                 return onwards(problem, present)
-            tried = [(problem.value(proposal, self.name), proposal) for proposal in proposals]
+            values = problem.values(proposals, self.name)
+            tried = list(zip(values, proposals, strict=True))
             if self.rule == "accuracy":
                 value, present = max(tried, key=lambda each: each[0])
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -35,7 +35,8 @@ class Problem:
         Amounts -> how good the model is that loses them, higher is better: the caller's own
         function on a pruned copy. None where none was given.
     evaluate_many : callable or None
-        The same of several amounts at once, by several workers maybe; one after the other if None.
+        The same of several amounts at once, by several workers maybe: ``(index, value)`` of each
+        as it becomes known. One after the other if None.
     seed : int
         Of everything random.
 
@@ -55,7 +56,7 @@ class Problem:
     budget: dict[str, float]
     evaluate: Callable[[Amounts], float] | None = None
     seed: int = 0
-    evaluate_many: Callable[[Sequence[Amounts]], list[float]] | None = None
+    evaluate_many: Callable[[Sequence[Amounts]], Iterator[tuple[int, float]]] | None = None
 
     @property
     def none(self) -> Amounts:
@@ -115,11 +116,18 @@ class Problem:
         InputError
             When no `evaluate` was given.
         """
+        found = dict(self.each(listed, asks))
+        return [found[index] for index in range(len(listed))]
+
+    def each(self, listed: Sequence[Amounts], asks: str) -> Iterator[tuple[int, float]]:
+        """As `values`, but ``(index, value)`` of each model as it becomes known, in any order."""
         if self.evaluate is None:
             raise no_evaluate(asks)
         if self.evaluate_many is not None:
-            return self.evaluate_many(listed)
-        return [self.evaluate(amounts) for amounts in listed]
+            yield from self.evaluate_many(listed)
+        else:
+            for index, amounts in enumerate(listed):
+                yield index, self.evaluate(amounts)
 
 
 def no_evaluate(asks: str) -> InputError:

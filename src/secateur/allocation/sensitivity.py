@@ -138,7 +138,7 @@ def scan(
     asks : str
         Who asks, for the message when there is nothing to try models out by.
     tick : callable, optional
-        Called as ``tick(done, total, text)`` after every trial.
+        Called as ``tick(done, total, text)`` after every trial, in the order they end.
     settings : (str, str)
         Granularity and criterion, to note in the table.
     """
@@ -149,19 +149,24 @@ def scan(
         for at, amount in enumerate(problem.floor([ratio * size for size in sizes])):
             if amount > max(tried[at], default=0):
                 tried[at].append(amount)
-    total, done = 1 + sum(map(len, tried)), 1
-    baseline = problem.value(problem.none, asks)
-    curves = []
-    for at, name in enumerate(names):
-        values = []
-        for amount in tried[at]:
-            alone = tuple(amount if at == other else 0 for other in range(len(names)))
-            values.append(problem.value(alone, asks))
-            done += 1
-            if tick is not None:
-                tick(done, total, f"{name} without {amount} of {sizes[at]}: {values[-1]:.4g}")
-        curves.append(Curve(name, sizes[at], tuple(tried[at]), tuple(values), baseline))
-    return Sensitivity(baseline, tuple(curves), tuple(ratios), *settings)
+    # Nothing at all goes first.
+    trials = [(0, 0), *((at, amount) for at, amounts in enumerate(tried) for amount in amounts)]
+    listed = [
+        tuple(amount if at == other else 0 for other in range(len(names))) for at, amount in trials
+    ]
+    found: dict[tuple[int, int], float] = {}
+    for index, value in problem.each(listed, asks):
+        at, amount = trials[index]
+        found[at, amount] = value
+        if tick is not None and amount:
+            text = f"{names[at]} without {amount} of {sizes[at]}: {value:.4g}"
+            tick(len(found), len(trials), text)
+    baseline = found[trials[0]]
+    curves = tuple(
+        Curve(name, sizes[at], tuple(tried[at]), tuple(found[at, n] for n in tried[at]), baseline)
+        for at, name in enumerate(names)
+    )
+    return Sensitivity(baseline, curves, tuple(ratios), *settings)
 
 
 def as_table(table: Table) -> Sensitivity | None:

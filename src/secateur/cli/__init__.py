@@ -9,6 +9,7 @@ import typer
 from secateur.cli import commands
 from secateur.cli.group import OneLineErrors
 from secateur.cli.listing import list_names
+from secateur.cli.prune import prune
 from secateur.cli.sensitivity import sensitivity
 
 __all__ = ["app"]
@@ -35,7 +36,7 @@ def main(
 
 
 app.command()(commands.demo)
-app.command()(commands.prune)
+app.command()(prune)
 app.command()(commands.profile)
 app.command()(sensitivity)
 app.command()(commands.export)

@@ -10,14 +10,18 @@ import typer
 from secateur.errors import BudgetError, InputError
 
 __all__ = [
+    "RANDOM",
     "InputShapes",
     "Model",
     "Pretrained",
     "Seed",
     "Weights",
     "parse_budget",
+    "parse_rounding",
     "parse_shape",
 ]
+
+RANDOM = "[yellow]note:[/] the weights are random; pass --pretrained or --weights FILE"
 
 Model: TypeAlias = Annotated[
     str,
@@ -77,6 +81,38 @@ def parse_budget(entries: list[str]) -> dict[str, float]:
         if not equals or not key.strip():
             raise BudgetError(f"write a budget as macs=0.5, not {entry!r}")
     return budget
+
+
+def parse_rounding(text: str) -> int | str | dict[str, int | str]:
+    """Read ``8``, ``auto`` or rules for patterns of layer names, as ``layer3.*=16,*=8``.
+
+    Examples
+    --------
+    >>> parse_rounding("8"), parse_rounding("layer3.*=16,*=auto")
+    (8, {'layer3.*': 16, '*': 'auto'})
+    >>> parse_rounding("some")
+    Traceback (most recent call last):
+    ...
+    secateur.errors.InputError: write --round-to as 8, auto or layer3.*=16,*=8, not 'some'
+    """
+    wrong = InputError(f"write --round-to as 8, auto or layer3.*=16,*=8, not {text!r}")
+
+    def multiple(part: str) -> int | str:
+        if part == "auto":
+            return part
+        if not part.isdecimal() or int(part) < 1:
+            raise wrong
+        return int(part)
+
+    if "=" not in text:
+        return multiple(text.strip())
+    rules: dict[str, int | str] = {}
+    for entry in text.split(","):
+        pattern, _, part = (side.strip() for side in entry.rpartition("="))
+        if not pattern or pattern in rules:
+            raise wrong
+        rules[pattern] = multiple(part)
+    return rules
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secateur.cli.commands import RANDOM
 from secateur.cli.opening import consoles, open_model
-from secateur.cli.options import InputShapes, Model, Pretrained, Seed, Weights
+from secateur.cli.options import RANDOM, InputShapes, Model, Pretrained, Seed, Weights
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from secateur.data.digits import load_digits
-from secateur.data.splits import Data, Split
+from secateur.data.splits import Data, Split, held_out
 from secateur.errors import InputError, UnknownNameError, suggestion
 from secateur.locate import locate
 from secateur.registry import Registry
@@ -37,7 +37,9 @@ def load_data(spec: str, *, seed: int = 0) -> Data:
         ``digits`` (scikit-learn's handwritten digits; ``digits:8`` for 8 x 8 pixels), or
         ``package.module:callable`` for a function without arguments that returns a `Data`
         or a mapping of ``"train"`` and optionally ``"val"`` and ``"test"`` to pairs of inputs
-        and labels. Missing parts fall back to the test or the training part.
+        and labels. A missing validation part is a fifth of the training part, which then has it
+        no more: what is chosen by is never the test part. A missing test part is the validation
+        part.
     seed : int
         Seed of the split into parts, where the source makes one.
 
@@ -62,13 +64,13 @@ def load_data(spec: str, *, seed: int = 0) -> Data:
         return SOURCES[name](argument, seed)
     mistyped = difflib.get_close_matches(name, SOURCES, n=1)
     if argument and not mistyped:
-        return _from_callable(spec)
+        return _from_callable(spec, seed)
     raise UnknownNameError(
         f"unknown data source {name!r}{suggestion(name, [*SOURCES, 'package.module:callable'])}"
     )
 
 
-def _from_callable(spec: str) -> Data:
+def _from_callable(spec: str, seed: int) -> Data:
     """Call ``package.module:callable`` and read what it returns."""
     function = locate(spec, "data")
     try:
@@ -78,14 +80,14 @@ def _from_callable(spec: str) -> Data:
     if isinstance(value, Data):
         return value
     if isinstance(value, Mapping) and "train" in value:
-        return _from_mapping(spec, value)
+        return _from_mapping(spec, value, seed)
     raise InputError(
         f"{spec} must return secateur.data.Data or a mapping with 'train', "
         f"not {type(value).__name__}"
     )
 
 
-def _from_mapping(spec: str, value: Mapping[str, Any]) -> Data:
+def _from_mapping(spec: str, value: Mapping[str, Any], seed: int) -> Data:
     """Pairs of inputs and labels by the names of the parts."""
     parts: dict[str, Split] = {}
     for part in ("train", "val", "test"):
@@ -95,11 +97,13 @@ def _from_mapping(spec: str, value: Mapping[str, Any]) -> Data:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise InputError(f"{spec}: {part!r} must be a pair of inputs and labels")
         parts[part] = Split(pair[0], pair[1])
-    test = parts.get("test", parts.get("val", parts["train"]))
+    train, val = parts["train"], parts.get("val")
+    if val is None:
+        train, val = held_out(train, seed)
     return Data(
         name=spec,
-        train=parts["train"],
-        val=parts.get("val", test),
-        test=test,
+        train=train,
+        val=val,
+        test=parts.get("test", val),
         classes=tuple(str(name) for name in value.get("classes", ())),
     )

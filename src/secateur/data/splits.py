@@ -10,7 +10,10 @@ from torch import Tensor
 
 from secateur.errors import InputError
 
-__all__ = ["Batches", "Data", "Split"]
+__all__ = ["Batches", "Data", "Split", "held_out"]
+
+HELD_OUT = 5
+"""One example of so many."""
 
 
 class Batches:
@@ -139,6 +142,31 @@ class Split:
             seed=seed,
             drop_last=drop_last,
         )
+
+
+def held_out(split: Split, seed: int = 0) -> tuple[Split, Split]:
+    """Cut a split into what stays and the fifth that is kept for validation.
+
+    Raises
+    ------
+    InputError
+        For a split of one example.
+
+    Examples
+    --------
+    >>> stays, kept = held_out(Split(torch.arange(10.0), torch.arange(10)))
+    >>> len(stays), len(kept)
+    (8, 2)
+    """
+    if len(split) < 2:
+        raise InputError("training data of one example leave none for validation; pass 'val'")
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    first = max(len(split) // HELD_OUT, 1)
+    kept, stays = order[:first].sort().values, order[first:].sort().values
+    return (
+        Split(split.inputs[stays], split.labels[stays]),
+        Split(split.inputs[kept], split.labels[kept]),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,10 @@ from secateur.errors import EngineError, InputError, first_line, require
 
 __all__ = ["OnRay"]
 
-SECONDS = 5.0
+SECONDS = 10.0
+"""Within which whatever listens at an address has to answer."""
+
+TOKENS = "; if the cluster asks for a token, set RAY_AUTH_MODE and RAY_AUTH_TOKEN as it does"
 
 
 @ENGINES.register("ray")
@@ -106,7 +109,7 @@ class OnRay(Engine):
         except Exception as error:
             raise EngineError(
                 f"Ray cannot be reached or started{f' at {address}' if address else ''}: "
-                f"{first_line(error)}"
+                f"{first_line(error)}{TOKENS if address else ''}"
             ) from error
         return True
 
@@ -141,7 +144,7 @@ class _Tasks(Workers):
 
 
 def _check_answers(address: str) -> None:
-    """Whether anything listens there at all: Ray itself would try for much longer.
+    """Whether anything answers there at all: Ray itself would try for much longer.
 
     Raises
     ------
@@ -151,11 +154,28 @@ def _check_answers(address: str) -> None:
     try:
         where = (parts.hostname or "", parts.port or 10001)
         socket.create_connection(where, timeout=SECONDS).close()
+        if address.startswith("ray://") and not os.environ.get("RAY_USE_TLS"):
+            _check_speaks(*where)
     except (OSError, ValueError) as error:
         raise EngineError(
             f"no Ray cluster answers at {address} ({first_line(error)}); check host and port, and "
             "that its head was started with: ray start --head --ray-client-server-port=10001"
         ) from error
+
+
+def _check_speaks(host: str, port: int) -> None:
+    """Whether what listens there speaks the protocol of a Ray client server.
+
+    Raises
+    ------
+    TimeoutError
+    """
+    grpc = require("grpc", "ray")
+    with grpc.insecure_channel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=SECONDS)
+        except grpc.FutureTimeoutError:
+            raise TimeoutError(f"silent for {SECONDS:g} s") from None
 
 
 @contextlib.contextmanager

@@ -11,8 +11,9 @@ from secateur.graph.graph import Graph
 from secateur.graph.trace import Node, Ref
 from secateur.latency.kinds import operation_of
 from secateur.latency.operations import Call, Operation, Sizes
+from secateur.profiling import node_macs
 
-__all__ = ["TimedCall", "call_of", "timed_calls"]
+__all__ = ["TimedCall", "call_of", "timed_calls", "untimed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,4 +72,14 @@ def timed_calls(graph: Graph, kinds: Collection[str]) -> list[TimedCall]:
         operation, sizes = now
         vary = tuple(a != b for a, b in zip(sizes, then[1], strict=True))
         found.append(TimedCall(node, operation, sizes, vary))
+    return found
+
+
+def untimed(graph: Graph) -> dict[str, str]:
+    """Operations that multiply and accumulate but are of no kind that can be timed, and why."""
+    found = {}
+    for node in graph.trace.nodes:
+        call = call_of(node, lambda index: graph.trace.values[index].shape)
+        if node_macs(node.op, call.inputs, call.outputs, node.args) and operation_of(call) is None:
+            found[node.op] = "it cannot be run by itself"
     return found

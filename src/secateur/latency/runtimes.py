@@ -175,9 +175,11 @@ class OpenVino(Runtime):
                     "INFERENCE_PRECISION_HINT": "f32"}  # fmt: skip
         if self.dtype != torch.float32:
             del settings["INFERENCE_PRECISION_HINT"]
-        request = core.compile_model(core.read_model(model), "CPU", settings)
-        request = request.create_infer_request()
-        return lambda: request.infer(feeds)
+        compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        wanted = {name for entry in compiled.inputs for name in entry.names}
+        given = {name: values for name, values in feeds.items() if name in wanted}
+        request = compiled.create_infer_request()
+        return lambda: list(request.infer(given).values())
 
 
 RUNTIMES: dict[str, type[Runtime]] = {

@@ -16,7 +16,7 @@ from secateur.files import replacing
 from secateur.graph.graph import Graph
 from secateur.graph.trace import record
 from secateur.inputs import ExampleInputs, as_inputs
-from secateur.latency.calls import TimedCall, timed_calls
+from secateur.latency.calls import TimedCall, timed_calls, untimed
 from secateur.latency.conditions import Conditions, cache_path
 from secateur.latency.grid import Grid, axes_of
 from secateur.latency.operations import Operation, Sizes
@@ -124,7 +124,9 @@ class LatencyTable:
             path = cache_path(table.conditions) if cache is True else Path(cache)
             if path.exists():
                 table._take(cls.load(path))
-        calls = timed_calls(Graph(model, record(model, inputs)), place.kinds)
+        graph = Graph(model, record(model, inputs))
+        table.skipped.update(untimed(graph))
+        calls = timed_calls(graph, place.kinds)
         missing = {(call.operation.key, call.sizes): call for call in calls if not table._has(call)}
         # The largest first: what it covers needs no grid of its own.
         largest = sorted(missing.values(), key=lambda call: -sum(call.sizes))

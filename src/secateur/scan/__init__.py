@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from secateur.scan.evaluation import Evaluation
+from secateur.scan.keys import masking, removal
 from secateur.scan.ledger import Ledger, fingerprint
 from secateur.scan.pace import Pace
 from secateur.scan.parts import scan_weights
 from secateur.scan.reuse import FromTheMiddle
-from secateur.scan.trials import Judge, Opaque, Trials, masked_copy
+from secateur.scan.trials import Judge, Opaque, Trials
 
 __all__ = [
     "Evaluation",
@@ -18,6 +19,7 @@ __all__ = [
     "Pace",
     "Trials",
     "fingerprint",
-    "masked_copy",
+    "masking",
+    "removal",
     "scan_weights",
 ]

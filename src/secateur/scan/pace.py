@@ -32,8 +32,11 @@ class Pace:
 
     def __init__(self, tick: Tick | None, clock: Callable[[], float] = time.perf_counter) -> None:
         self._tick, self._clock = tick, clock
-        self._start = clock()
-        self._given = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """The trials begin now."""
+        self._start, self._given = self._clock(), 0
 
     def known(self) -> None:
         """The next one takes no time: it was measured before."""

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numpy as np
 from torch import Tensor, nn
 
 from secateur.allocation import Curve, Sensitivity, Uniform
 from secateur.errors import BudgetError
 from secateur.inputs import Inputs
-from secateur.progress import Tick
+from secateur.plan import Plan
 from secateur.request import Request
-from secateur.scan.ledger import Ledger
-from secateur.scan.pace import Pace
-from secateur.scan.trials import Judge, masked_copy
 from secateur.sparse.base import SparseGranularity, Task
 from secateur.sparse.scoring import SparseScorer
 from secateur.sparse.tiles import Tiling
@@ -32,10 +27,8 @@ def scan_weights(
     weights: list[Weight],
     held: Mapping[str, Tensor],
     ratios: Sequence[float],
-    judge: Judge,
-    ledger: Ledger,
-    baseline: float,
-    progress: Tick | None = None,
+    each: Callable[[Sequence[Plan]], Iterator[tuple[int, float]]],
+    tick: Callable[[int, int, str], None] | None = None,
 ) -> Sensitivity:
     """Mask every weight alone, at several shares of zeros, and judge each masked copy.
 
@@ -46,27 +39,39 @@ def scan_weights(
     ratios : sequence of float
         Ascending. N:M comes to the N that is nearest, down to its own; a share that leaves a
         weight less than its floor is left out.
+    each : callable
+        Plans, of one mask at most each -> ``(index, value)``, how good the model is after each
+        plan alone.
+    tick : callable, optional
+        Called as ``tick(done, total, text)`` after every trial, in the order they end.
     """
     tried = _masks(model, inputs, request, granularity, weights, held, ratios)
-    pace, done, total = Pace(progress), 1, 1 + sum(map(len, tried.values()))
-    curves = []
-    for weight in weights:
-        values = {}
-        for zeros, mask in tried[weight.name].items():
-            key = _masking(weight.name, mask)
-            if key in ledger:
-                pace.known()
-            else:
-                ledger.add(key, judge(*masked_copy(model, weight.name, mask)))
-            values[zeros] = ledger[key]
-            done += 1
-            share = zeros / weight.numel
-            pace(done, total, f"{weight.name} with {share:.1%} zeros: {values[zeros]:.4g}")
-        curves.append(
-            Curve(weight.name, weight.numel, tuple(values), tuple(values.values()), baseline)
+    trials = [(weight, zeros) for weight in weights for zeros in tried[weight.name]]
+    plans = [_alone(weight.name, tried[weight.name][zeros]) for weight, zeros in trials]
+    values: dict[int, float] = {}
+    for index, value in each([Plan(), *plans]):
+        values[index] = value
+        if tick is not None and index:
+            weight, zeros = trials[index - 1]
+            text = f"{weight.name} with {zeros / weight.numel:.1%} zeros: {value:.4g}"
+            tick(len(values), 1 + len(plans), text)
+    found = {(w.name, zeros): values[1 + at] for at, (w, zeros) in enumerate(trials)}
+    curves = tuple(
+        Curve(
+            weight.name,
+            weight.numel,
+            tuple(tried[weight.name]),
+            tuple(found[weight.name, zeros] for zeros in tried[weight.name]),
+            values[0],
         )
-    names = granularity.name, request.criterion.spec
-    return Sensitivity(baseline, tuple(curves), tuple(ratios), *names)
+        for weight in weights
+    )
+    return Sensitivity(values[0], curves, tuple(ratios), granularity.name, request.criterion.spec)
+
+
+def _alone(name: str, mask: Tensor) -> Plan:
+    """The plan that masks one weight."""
+    return Plan(masks={name: mask}, shapes={name: list(mask.shape)})
 
 
 def _masks(
@@ -122,8 +127,3 @@ def _masks(
             if zeros > max(found[weight.name], default=0):
                 found[weight.name][zeros] = mask
     return found
-
-
-def _masking(name: str, mask: Tensor) -> str:
-    packed = np.packbits(mask.cpu().numpy())
-    return hashlib.sha256(name.encode() + b"\0" + packed.tobytes()).hexdigest()[:32]

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable
 from typing import Protocol
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.candidates import measured
-from secateur.graph.graph import Graph
 from secateur.plan import Plan
 from secateur.scan.ledger import Ledger
 
-__all__ = ["Judge", "Opaque", "Trials", "masked_copy"]
+__all__ = ["Judge", "Opaque", "Trials"]
 
 
 class Judge(Protocol):
@@ -36,73 +32,44 @@ class Opaque:
 
 
 class Trials:
-    """How good a model is without some of its classes, from the ledger or on a pruned copy.
-
-    What is kept is the value of an exact removal, so a ledger serves scans at other shares and
-    by other criteria too.
+    """How good a model is once a plan is carried out, from the ledger or on a copy.
 
     Parameters
     ----------
     model : nn.Module
         Neither run nor changed.
-    graph : Graph
-    planner : callable
-        Classes that go, as a mask -> the plan that takes them out.
     judge : Judge
     ledger : Ledger
-    baseline : float
-        The value without removal.
-    known : callable
-        Called when a value was in the ledger.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        graph: Graph,
-        planner: Callable[[np.ndarray], Plan],
-        judge: Judge,
-        ledger: Ledger,
-        baseline: float,
-        known: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.model, self.graph, self._planner, self._judge = model, graph, planner, judge
-        self._ledger, self._baseline, self._known = ledger, baseline, known
+    def __init__(self, model: nn.Module, judge: Judge, ledger: Ledger) -> None:
+        self.model, self._judge, self._ledger = model, judge, ledger
 
-    def __call__(self, removed: np.ndarray) -> float:
-        """How good the model is without these classes.
+    def __call__(
+        self, key: str, plan: Callable[[], Plan], known: Callable[[], None] = lambda: None
+    ) -> float:
+        """The value of what is kept under a key.
+
+        Parameters
+        ----------
+        key : str
+            Names exactly what the plan does, so that a ledger serves scans at other shares and by
+            other criteria too.
+        plan : callable
+            Makes the plan, where the ledger does not have its value.
+        known : callable
+            Called where it has.
 
         Raises
         ------
         InputError
             When `evaluate` fails, or returns no finite number.
         """
-        if not removed.any():
-            return self._baseline
-        key = _removal(self.graph, removed)
         if key in self._ledger:
-            self._known()
+            known()
         else:
-            plan = self._planner(removed)
+            made = plan()
             candidate = copy.deepcopy(self.model).eval()
-            plan.apply(candidate)
-            self._ledger.add(key, self._judge(candidate, plan))
+            made.apply(candidate)
+            self._ledger.add(key, self._judge(candidate, made))
         return self._ledger[key]
-
-
-def masked_copy(model: nn.Module, name: str, mask: Tensor) -> tuple[nn.Module, Plan]:
-    """A copy of the model in eval mode with one weight masked, and the plan that did it."""
-    plan = Plan(masks={name: mask}, shapes={name: list(mask.shape)})
-    candidate = copy.deepcopy(model).eval()
-    plan.apply(candidate)
-    return candidate, plan
-
-
-def _removal(graph: Graph, removed: np.ndarray) -> str:
-    """What goes of which tensor, in short."""
-    gone = sorted(
-        (member.name, member.dim, np.flatnonzero(removed[member.classes]).tolist())
-        for member in graph.members
-        if removed[member.classes].any()
-    )
-    return hashlib.sha256(json.dumps(gone).encode()).hexdigest()[:32]
