@@ -147,7 +147,7 @@ def build():
         ("prune", "--allocation", "sensitivity:steps=1", "--evaluate", "accuracy"),
         ("prune", "--criterion", "taylor"),
         ("prune", "--budget", "accuracy_drop=1", "--evaluate", "accuracy"),
-        ("sensitivity", "--ratio", "0.5"),
+        ("sensitivity", "--ratio", "0.5", "--engine", "in_process"),
     ],
     ids=" ".join,
 )

@@ -203,3 +203,37 @@ def test_results_are_told_as_they_come_back() -> None:
     # The dense model is measured twice.
     assert calls[:4] == ["tried", "tried", told[0], "tried"]
     assert calls[-2:] == ["tried", told[-1]]
+
+
+@pytest.mark.parametrize("granularity", ["channel", "element"])
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_scan_of_its_own_is_the_same_in_any_order(granularity: str, measured: bool) -> None:
+    net, x = make()
+    evaluate: Any = measures.noisy
+    if measured:
+        evaluate = sc.Evaluation([(torch.randn(8, 3, 8, 8), torch.randint(4, (8,)))])
+    engine = Backwards()
+    tables = [
+        sc.sensitivity(
+            net, x, evaluate, granularity=granularity, ratios=(0.3, 0.6), seed=3, engine=place
+        )
+        for place in ("in_process", engine)
+    ]
+    assert tables[0] == tables[1]
+    assert len(engine.given) == 1
+    assert engine.given[0] > 4
+    assert engine.open == 0
+
+
+def test_a_scan_of_its_own_is_the_same_by_several_workers(tmp_path: Any) -> None:
+    net, x = make()
+    evaluate = sc.Evaluation([(torch.randn(8, 3, 8, 8), torch.randint(4, (8,)))])
+    cache = tmp_path / "scan.jsonl"
+    tables = [
+        sc.sensitivity(net, x, evaluate, ratios=(0.5,), engine=place, cache=kept)
+        for place, kept in (("in_process", None), ("processes:2", cache))
+    ]
+    assert tables[0] == tables[1]
+    engine = Backwards()
+    assert sc.sensitivity(net, x, evaluate, ratios=(0.5,), engine=engine, cache=cache) == tables[0]
+    assert engine.given == []

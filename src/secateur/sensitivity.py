@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from secateur.candidates import steady
 from secateur.choose import ByBudget, Planner, Values
 from secateur.criteria import Criterion
 from secateur.decide import decide
+from secateur.engines import Engine
 from secateur.errors import InputError
 from secateur.granularity import Granularity
 from secateur.graph.graph import Graph
@@ -36,6 +38,7 @@ from secateur.scan import (
     Evaluation,
     FromTheMiddle,
     Judge,
+    JudgedCopy,
     Ledger,
     Opaque,
     Pace,
@@ -66,6 +69,7 @@ def sensitivity(
     data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     seed: int = 0,
+    engine: str | Engine = "in_process",
     cache: str | os.PathLike[str] | None = None,
     progress: Tick | None = None,
 ) -> Sensitivity:
@@ -99,6 +103,9 @@ def sensitivity(
         Batches and loss for criteria that need them.
     seed : int, default 0
         Of everything random, `evaluate` included.
+    engine : str or Engine, default "in_process"
+        Where `evaluate` is called: ``"processes:4"``, ``"ray"`` or ``"ray://host:10001"`` try
+        several copies out at once. The result is the same.
     cache : path-like, optional
         File in which every value is kept as soon as it is known: a scan that was stopped goes on
         where it was, and one with more shares or by another criterion measures only what is new.
@@ -114,7 +121,10 @@ def sensitivity(
     ------
     InputError
         When `evaluate` fails, returns no finite number or not the same one twice; for shares that
-        do not lie between 0 and 1; when the cache is of another model, seed or `evaluate`.
+        do not lie between 0 and 1; when the cache is of another model, seed or `evaluate`; when
+        `evaluate` cannot be sent to the workers of an engine.
+    EngineError
+        When workers die again and again, or none answers.
     NothingToPruneError
         No dimension can be pruned under these settings.
 
@@ -151,6 +161,7 @@ def sensitivity(
         seed=seed,
         prune_inputs=False,
         prune_outputs=False,
+        engine=engine,
         evaluate=evaluate,
     )
     check_model(model)
@@ -159,20 +170,23 @@ def sensitivity(
     judge: Judge = Opaque(evaluate, seed)
     if isinstance(evaluate, Evaluation):
         judge = FromTheMiddle(copy.deepcopy(model).eval(), evaluate, seed)
-    trial = Trials(model, judge, ledger)
+    assert request.engine is not None
+    trials = Trials(JudgedCopy(model, judge), ledger, request.engine)
     if isinstance(request.granularity, SparseGranularity):
         weights, _ = weights_for(model, request, request.granularity)
         pace = Pace(progress)
 
-        def value(plan: Plan) -> float:
-            if not plan.masks:
-                return baseline
-            [(name, mask)] = plan.masks.items()
-            return trial(masking(name, mask), lambda: plan, pace.known)
-
         def each(plans: Sequence[Plan]) -> Iterator[tuple[int, float]]:
             pace.restart()
-            return ((at, value(plan)) for at, plan in enumerate(plans))
+            keyed = [
+                (masking(name, mask), lambda plan=plan: plan)
+                for plan in plans
+                for name, mask in plan.masks.items()
+            ]
+            # The first plan masks nothing.
+            yield 0, baseline
+            for at, value in trials.each(keyed, pace.known):
+                yield at + 1, value
 
         return scan_weights(
             model,
@@ -185,7 +199,7 @@ def sensitivity(
             each,
             pace,
         )
-    chooser = _Scanning(model, inputs, request, shares, trial, baseline, progress)
+    chooser = _Scanning(model, inputs, request, shares, trials, baseline, progress)
     decide(model, inputs, record(model, inputs), chooser.request, choose=chooser)
     assert chooser.table is not None
     return chooser.table
@@ -200,7 +214,7 @@ class _Scanning(ByBudget):
         inputs: Inputs,
         request: Request,
         ratios: tuple[float, ...],
-        trial: Trials,
+        trials: Trials,
         baseline: float,
         progress: Tick | None,
     ) -> None:
@@ -211,19 +225,22 @@ class _Scanning(ByBudget):
         self.ratios, self.baseline = ratios, baseline
         self.settings = request.granularity.name, request.criterion.spec
         self.table: Sensitivity | None = None
-        self._trial = trial
+        self._trials = trials
         self.pace = Pace(progress)
 
     def trials(self, graph: Graph, planner: Planner) -> Values:
         self.pace.restart()
 
-        def value(removed: np.ndarray) -> float:
-            if not removed.any():
-                return self.baseline
-            key = removal(graph, removed)
-            return self._trial(key, lambda: planner(removed), self.pace.known)
+        def values(listed: Sequence[np.ndarray]) -> Iterator[tuple[int, float]]:
+            some = [at for at, removed in enumerate(listed) if removed.any()]
+            yield from ((at, self.baseline) for at in set(range(len(listed))) - set(some))
+            keyed = [
+                (removal(graph, listed[at]), functools.partial(planner, listed[at])) for at in some
+            ]
+            for index, value in self._trials.each(keyed, self.pace.known):
+                yield some[index], value
 
-        return lambda listed: ((at, value(removed)) for at, removed in enumerate(listed))
+        return values
 
 
 class _Noting(SensitivityScan):

@@ -11,6 +11,8 @@ from secateur.errors import BudgetError, InputError
 
 __all__ = [
     "RANDOM",
+    "Address",
+    "EngineName",
     "InputShapes",
     "Model",
     "Pretrained",
@@ -31,6 +33,14 @@ Model: TypeAlias = Annotated[
         metavar="MODEL",
         help="torchvision:NAME, timm:NAME, hf:CONFIG-OR-FOLDER or package.module:callable.",
     ),
+]
+EngineName: TypeAlias = Annotated[
+    str,
+    typer.Option("--engine", help="Where models are tried out: in_process, processes:4 or ray."),
+]
+Address: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--address", metavar="ray://HOST:10001", help="Of --engine ray's cluster."),
 ]
 Pretrained: TypeAlias = Annotated[
     bool, typer.Option("--pretrained", help="Download the library's weights.")

@@ -10,6 +10,8 @@ import typer
 from secateur.cli.opening import consoles, open_model
 from secateur.cli.options import (
     RANDOM,
+    Address,
+    EngineName,
     InputShapes,
     Model,
     Pretrained,
@@ -82,12 +84,8 @@ def prune(
             "or package.module:function, from a model to a number, higher is better.",
         ),
     ] = None,
-    engine: Annotated[
-        str, typer.Option(help="Where models are tried out: in_process, processes:4 or ray.")
-    ] = "in_process",
-    address: Annotated[
-        str | None, typer.Option(metavar="ray://HOST:10001", help="Of --engine ray's cluster.")
-    ] = None,
+    engine: EngineName = "in_process",
+    address: Address = None,
     journal: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Keep every value; a search that was stopped goes on."),

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secateur.cli.opening import consoles, open_model
-from secateur.cli.options import RANDOM, InputShapes, Model, Pretrained, Seed, Weights
+from secateur.cli.options import (
+    RANDOM,
+    Address,
+    EngineName,
+    InputShapes,
+    Model,
+    Pretrained,
+    Seed,
+    Weights,
+)
+from secateur.cli.search import engine_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,6 +55,8 @@ def sensitivity(
         Path | None,
         typer.Option(metavar="FILE", help="Keep every value; a scan that was stopped goes on."),
     ] = None,
+    engine: EngineName = "in_process",
+    address: Address = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch of data.")] = 64,
     weights: Weights = None,
     pretrained: Pretrained = False,
@@ -59,6 +71,7 @@ def sensitivity(
     from secateur.sensitivity import RATIOS
     from secateur.sensitivity import sensitivity as run
 
+    workers = engine_of(engine, address)
     console, progress = consoles()
     with Steps(progress) as steps:
         with steps.step("Building the model"):
@@ -78,6 +91,7 @@ def sensitivity(
                 min_keep=min_keep,
                 data=splits.train.batches(batch_size),
                 seed=seed,
+                engine=workers,
                 cache=cache,
                 progress=tick,
             )

@@ -8,12 +8,13 @@ from secateur.scan.ledger import Ledger, fingerprint
 from secateur.scan.pace import Pace
 from secateur.scan.parts import scan_weights
 from secateur.scan.reuse import FromTheMiddle
-from secateur.scan.trials import Judge, Opaque, Trials
+from secateur.scan.trials import Judge, JudgedCopy, Opaque, Trials
 
 __all__ = [
     "Evaluation",
     "FromTheMiddle",
     "Judge",
+    "JudgedCopy",
     "Ledger",
     "Opaque",
     "Pace",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from torch import nn
 
 from secateur.candidates import measured
+from secateur.engines import Engine
 from secateur.plan import Plan
 from secateur.scan.ledger import Ledger
 
-__all__ = ["Judge", "Opaque", "Trials"]
+__all__ = ["Judge", "JudgedCopy", "Opaque", "Trials"]
 
 
 class Judge(Protocol):
@@ -31,45 +33,73 @@ class Opaque:
         return measured(self.evaluate, candidate, self.seed)
 
 
-class Trials:
-    """How good a model is once a plan is carried out, from the ledger or on a copy.
+@dataclasses.dataclass(frozen=True)
+class JudgedCopy:
+    """The work that goes to an engine: a plan, carried out on a copy that is then judged.
 
-    Parameters
+    Attributes
     ----------
     model : nn.Module
         Neither run nor changed.
     judge : Judge
-    ledger : Ledger
     """
 
-    def __init__(self, model: nn.Module, judge: Judge, ledger: Ledger) -> None:
-        self.model, self._judge, self._ledger = model, judge, ledger
+    model: nn.Module
+    judge: Judge
 
-    def __call__(
-        self, key: str, plan: Callable[[], Plan], known: Callable[[], None] = lambda: None
-    ) -> float:
-        """The value of what is kept under a key.
+    def __call__(self, plan: Plan) -> float:
+        candidate = copy.deepcopy(self.model).eval()
+        plan.apply(candidate)
+        return self.judge(candidate, plan)
+
+
+class Trials:
+    """How good a model is once each of several plans is carried out, from the ledger or on copies.
+
+    Parameters
+    ----------
+    work : JudgedCopy
+    ledger : Ledger
+    engine : Engine
+        Where copies are judged.
+    """
+
+    def __init__(self, work: JudgedCopy, ledger: Ledger, engine: Engine) -> None:
+        self._work, self._ledger, self._engine = work, ledger, engine
+
+    def each(
+        self, keyed: Sequence[tuple[str, Callable[[], Plan]]], known: Callable[[], None]
+    ) -> Iterator[tuple[int, float]]:
+        """``(index, value)`` of every plan, first of those that the ledger knows.
 
         Parameters
         ----------
-        key : str
-            Names exactly what the plan does, so that a ledger serves scans at other shares and by
-            other criteria too.
-        plan : callable
-            Makes the plan, where the ledger does not have its value.
+        keyed : sequence of (str, callable)
+            A key that says exactly what a plan does, so that a ledger serves scans at other shares
+            and by other criteria too; and what makes the plan, where its value is not known.
         known : callable
-            Called where it has.
+            Called for every value that is.
 
         Raises
         ------
         InputError
-            When `evaluate` fails, or returns no finite number.
+            When `evaluate` fails, returns no finite number, or cannot be sent to the workers.
+        EngineError
+            When workers die again and again, or none answers.
         """
-        if key in self._ledger:
-            known()
-        else:
-            made = plan()
-            candidate = copy.deepcopy(self.model).eval()
-            made.apply(candidate)
-            self._ledger.add(key, self._judge(candidate, made))
-        return self._ledger[key]
+        fresh: dict[str, list[int]] = {}
+        for at, (key, _) in enumerate(keyed):
+            if key in self._ledger:
+                known()
+                yield at, self._ledger[key]
+            else:
+                fresh.setdefault(key, []).append(at)
+        plans = [keyed[places[0]][1]() for places in fresh.values()]
+        if not plans:
+            return
+        keys = list(fresh)
+        with self._engine.start(self._work) as workers:
+            for index, value in workers.run(plans):
+                self._ledger.add(keys[index], value)
+                for at in fresh[keys[index]]:
+                    yield at, value
