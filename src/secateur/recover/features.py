@@ -92,8 +92,11 @@ class Features:
             When features differ in more than the number of channels.
         """
         parts = []
+        # Copies: finding out what was kept runs the teacher again.
+        caught = {name: list(self._seen.get(name, ())) for name in self.pairs}
+        caught_there = {name: list(self._wanted.get(name, ())) for name in self.pairs.values()}
         for ours, theirs in self.pairs.items():
-            seen, wanted = self._seen.get(ours, []), self._wanted.get(theirs, [])
+            seen, wanted = caught[ours], caught_there[theirs]
             if not seen or len(seen) != len(wanted):
                 raise InputError(
                     f"module {ours!r} ran {len(seen)} times with a tensor to compare, and the "
@@ -166,10 +169,9 @@ class Features:
         if self.removed is None:
             return None
         if self._kept is None:
-            with _undisturbed(self._wanted):
-                self._kept = kept_features(
-                    self.teacher, inputs, self.removed, dict.fromkeys(self.pairs.values())
-                )
+            self._kept = kept_features(
+                self.teacher, inputs, self.removed, dict.fromkeys(self.pairs.values())
+            )
         return self._kept.get(self.pairs[name], {}).get(dim)
 
     def _projected(self, name: str, seen: Tensor, dim: int, size: int) -> Tensor:
@@ -189,14 +191,3 @@ def _into(caught: dict[str, list[Tensor]], name: str) -> Callable[..., None]:
             break
 
     return catch
-
-
-@contextmanager
-def _undisturbed(caught: dict[str, list[Tensor]]) -> Iterator[None]:
-    """Leave what was caught as it is, whatever runs inside."""
-    before = {name: list(tensors) for name, tensors in caught.items()}
-    try:
-        yield
-    finally:
-        caught.clear()
-        caught.update(before)
