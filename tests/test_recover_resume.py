@@ -16,10 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import DataLoader
 
 import secateur as sc
 from recovering import images, losses, net, same, state
-from resumed_run import train
+from resumed_run import Noisy, train
 from secateur.data import Batches
 from secateur.errors import FileFormatError, InputError
 from secateur.recover import checkpoint as checkpoints
@@ -89,6 +90,28 @@ def test_a_checkpoint_changes_nothing_and_resumes_in_the_same_process(tmp_path: 
         history = sc.recover(model, batches, **options, checkpoint=folder)
         assert losses(history) == losses(expected)
         assert same(state(model), state(plain))
+
+
+def test_workers_and_early_stopping_resume(tmp_path: Path) -> None:
+    def loader() -> DataLoader:
+        return DataLoader(Noisy(), batch_size=16, shuffle=True, num_workers=1)
+
+    options = {"epochs": 9, "lr": 0.2, "validation": images(seed=1), "patience": 1}
+    results = []
+    for stop in (None, 5):
+        model, batches = net(), loader()
+        # The data set's own generator starts by chance.
+        batches.dataset.own = np.random.default_rng(0)
+        folder = {"checkpoint": tmp_path / str(stop)}
+        if stop:
+            with pytest.raises(Stop):
+                sc.recover(model, batches, **options, **folder, progress=stopping(stop))
+        history = sc.recover(model, batches, **options, **folder)
+        again = sc.recover(net(), batches, **options, **folder)
+        assert losses(again) == losses(history) and again.best == history.best
+        results.append((losses(history), history.best, state(model)))
+    assert len(results[0][0]) < 9
+    assert results[0][:2] == results[1][:2] and same(results[0][2], results[1][2])
 
 
 def test_an_optimizer_of_ones_own_resumes(tmp_path: Path) -> None:

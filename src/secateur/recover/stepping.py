@@ -73,7 +73,7 @@ class Stepper:
         with watching:
             with self._autocast():
                 output = forward(self.model, inputs)
-                value = self._objective(batch, output, targets)
+                value = self._objective(inputs, output, targets)
             if not bool(torch.isfinite(value.detach())):
                 raise InputError(
                     f"the training loss is {float(value.detach())}: lower lr, set clip_norm, "
@@ -82,11 +82,11 @@ class Stepper:
             (value if share == 1 else value * share).backward()
         tally.add(float(value.detach()), output, targets)
 
-    def _objective(self, batch: Any, output: Any, targets: Any) -> Tensor:
+    def _objective(self, inputs: Inputs, output: Any, targets: Any) -> Tensor:
         if self._teaching is None:
             return batch_loss(output, targets, self._loss)
         return self._teaching.loss(
-            batch, output, targets, lambda: batch_loss(output, targets, self._loss)
+            inputs, output, targets, lambda: batch_loss(output, targets, self._loss)
         )
 
     def _autocast(self) -> Any:

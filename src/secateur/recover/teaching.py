@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from secateur.engines.fingerprint import fingerprint
 from secateur.errors import InputError
 from secateur.inputs import Inputs, evaluating
-from secateur.observing.batches import read_batch
 from secateur.plan import history
 from secateur.recover.batches import device_of, forward
 from secateur.recover.distillation import Distillation
@@ -61,6 +60,7 @@ class Teaching:
         self.teacher = teacher
         if distillation.precision is not None:
             self.teacher = copy.deepcopy(teacher).to(distillation.precision)
+        self._device = device_of(self.teacher)
         self.features: Features | None = None
         if distillation.pairs:
             plans = history(student) if distillation.plan is None else [distillation.plan]
@@ -79,13 +79,15 @@ class Teaching:
         with contextlib.nullcontext() if self.features is None else self.features.caught():
             yield
 
-    def loss(self, batch: Any, output: Any, targets: Any, plain: Callable[[], Tensor]) -> Tensor:
+    def loss(
+        self, inputs: Inputs, output: Any, targets: Any, plain: Callable[[], Tensor]
+    ) -> Tensor:
         """The loss of one batch.
 
         Parameters
         ----------
-        batch : Any
-            As it was read, before the student was given it.
+        inputs : Inputs
+            What the student was given.
         output : Any
             What the student made of it.
         targets : Any
@@ -98,7 +100,7 @@ class Teaching:
             When the teacher's outputs or features do not fit the model's.
         """
         wanted = self.distillation
-        inputs = self._inputs(batch)
+        inputs = inputs.replaced(self._given)
         with torch.no_grad():
             taught = forward(self.teacher, inputs, "the teacher")
         parts = []
@@ -127,11 +129,7 @@ class Teaching:
         if self.features is not None:
             self.features.load(state)
 
-    def _inputs(self, batch: Any) -> Inputs:
-        inputs, _ = read_batch(batch, device_of(self.teacher))
-        dtype = self.distillation.precision
-        if dtype is None:
-            return inputs
-        return inputs.replaced(
-            lambda name, tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        )
+    def _given(self, name: str, tensor: Tensor) -> Tensor:
+        """An input as the teacher takes it."""
+        dtype = self.distillation.precision if tensor.is_floating_point() else None
+        return tensor.to(device=self._device, dtype=dtype or tensor.dtype)
