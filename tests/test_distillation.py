@@ -90,6 +90,16 @@ def test_the_gradient_of_the_soft_part_is_the_known_one() -> None:
     torch.testing.assert_close(s.grad, expected)
 
 
+def test_classes_that_both_rule_out_count_nothing() -> None:
+    s = torch.tensor([[1.0, 0.0, -torch.inf]], requires_grad=True)
+    t = torch.tensor([[0.0, 1.0, -torch.inf]])
+    value = divergence(s, t, None, 2.0)
+    expected = by_hand(s.detach().numpy()[:, :2], t.numpy()[:, :2], 2.0)
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+    value.backward()
+    assert s.grad is not None and s.grad.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("shape", "labels", "dim"),
     [

@@ -219,6 +219,10 @@ def test_early_stopping_gives_the_best_weights_back() -> None:
 
 def test_early_stopping_goes_by_accuracy_and_then_by_loss() -> None:
     model = nn.Linear(1, 1)
+    best = Best(model, patience=9)
+    for epoch, loss in enumerate([math.nan, 2.0, math.nan, 1.0, math.nan], 1):
+        best.see(epoch, Score(loss, None, 10))
+    assert best.epoch == 4
     best = Best(model, patience=2)
     for epoch, (loss, hits) in enumerate([(1.0, 0.5), (9.0, 0.6), (8.0, 0.6), (0.1, 0.5)], 1):
         with torch.no_grad():

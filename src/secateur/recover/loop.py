@@ -16,7 +16,7 @@ from secateur.recover.averaging import Average
 from secateur.recover.batches import device_of
 from secateur.recover.batchnorm import recalibrate_batchnorm
 from secateur.recover.checkpoint import Checkpoint, fitting
-from secateur.recover.contents import buffers_kept, copied, put_back
+from secateur.recover.contents import buffers_kept, contents, put_back
 from secateur.recover.evaluate import Score, Tally, evaluate
 from secateur.recover.generators import Generators
 from secateur.recover.history import Epoch, History
@@ -163,7 +163,7 @@ class Loop:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "model": copied(self.model),
+            "model": contents(self.model),
             "optimizer": self._stepper.engine.state_dict(),
             "generators": self._generators.state(),
             "average": None if self._average is None else self._average.state(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,7 +26,6 @@ def scores_of(output: Any) -> dict[str, Tensor]:
 
     Examples
     --------
-    >>> import torch
     >>> list(scores_of({"out": torch.zeros(2, 3), "loss": torch.tensor(1.0)}))
     ['output.out']
     """
@@ -60,7 +60,6 @@ def divergence(student: Any, teacher: Any, targets: Any, temperature: float) -> 
 
     Examples
     --------
-    >>> import torch
     >>> divergence(torch.zeros(1, 2), torch.tensor([[0.0, torch.inf]]).nan_to_num(posinf=99),
     ...            None, 1.0)
     tensor(0.6931)
@@ -91,7 +90,9 @@ def _divergence(scores: Tensor, wanted: Tensor, targets: Any, temperature: float
     # Half precision is too coarse for differences of logarithms.
     ours = functional.log_softmax(scores.float() / temperature, dim)
     theirs = functional.log_softmax(wanted.float() / temperature, dim)
-    summed = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim)
+    apart = functional.kl_div(ours, theirs, reduction="none", log_target=True)
+    # Classes that the teacher rules out altogether count nothing: 0 log 0 is 0 here.
+    summed = torch.where(theirs.isneginf(), 0.0, apart).sum(dim)
     return summed.mean() * temperature**2
 
 

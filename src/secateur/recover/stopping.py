@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,7 +36,8 @@ class Best:
     def see(self, epoch: int, score: Score) -> None:
         """Judge an epoch by its score, with its weights in the model."""
         self._latest = epoch
-        rank: tuple[float, ...] = (-score.loss,)
+        # Nothing compares with NaN, so that the first one would stay for good.
+        rank: tuple[float, ...] = (-math.inf if math.isnan(score.loss) else -score.loss,)
         if score.accuracy is not None:
             rank = (score.accuracy, *rank)
         if self._rank is None or rank > self._rank:
