@@ -89,6 +89,7 @@ bench: $(BENCH)
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.nm_masks
 	$(BIN)/python -m benchmarks.global_magnitude
+	$(BIN)/python -m benchmarks.recovery_overhead
 
 # It goes on where it was ended.
 accuracy: $(DEV)

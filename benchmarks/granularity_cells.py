@@ -88,7 +88,7 @@ class Bench:
         reached = self.sparsity(model)
         if seed is not None:
             batches = Augmented(self.train, self.setting.batch, seed)
-            sc.recover(model, batches, epochs=1, lr=self.setting.lr, seed=seed)
+            sc.recover(model, batches, epochs=1, lr=self.setting.lr, recalibrate=False, seed=seed)
             if self.sparsity(model) < reached:
                 raise AssertionError(f"{name}: fine-tuning brought weights back from zero")
         hits = self._hits(model)

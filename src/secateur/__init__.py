@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from secateur.profiling import Profile, profile
     from secateur.prune import prune
     from secateur.pruner import Pruner
-    from secateur.recover import recalibrate_batchnorm, recover
+    from secateur.recover import (
+        Distillation,
+        accuracy,
+        evaluate,
+        recalibrate_batchnorm,
+        reconstruct,
+        recover,
+    )
     from secateur.regularizers import regularizer
     from secateur.result import Result
     from secateur.scan import Evaluation
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
 
 # Imported on first use, so that `import secateur` costs next to nothing.
 _HOMES = {
+    "Distillation": "secateur.recover",
     "Evaluation": "secateur.scan",
     "Graph": "secateur.graph",
     "LatencyTable": "secateur.latency",
@@ -43,9 +51,11 @@ _HOMES = {
     "Result": "secateur.result",
     "Rewind": "secateur.schedules",
     "Sensitivity": "secateur.allocation",
+    "accuracy": "secateur.recover",
     "apply_masks": "secateur.masks",
     "compact": "secateur.compact",
     "dynamic": "secateur.schedules",
+    "evaluate": "secateur.recover",
     "export": "secateur.export",
     "finalize": "secateur.masks",
     "follow": "secateur.callbacks",
@@ -58,6 +68,7 @@ _HOMES = {
     "profile": "secateur.profiling",
     "prune": "secateur.prune",
     "recalibrate_batchnorm": "secateur.recover",
+    "reconstruct": "secateur.recover",
     "recover": "secateur.recover",
     "regularizer": "secateur.regularizers",
     "remove_masks": "secateur.masks",
@@ -68,6 +79,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Distillation",
     "Evaluation",
     "Graph",
     "LatencyTable",
@@ -77,10 +89,12 @@ __all__ = [
     "Result",
     "Rewind",
     "Sensitivity",
+    "accuracy",
     "apply_masks",
     "compact",
     "dynamic",
     "errors",
+    "evaluate",
     "export",
     "finalize",
     "follow",
@@ -93,6 +107,7 @@ __all__ = [
     "profile",
     "prune",
     "recalibrate_batchnorm",
+    "reconstruct",
     "recover",
     "regularizer",
     "remove_masks",

@@ -21,7 +21,7 @@ from torch import Tensor
 from secateur.errors import FileFormatError
 from secateur.files import replacing
 
-__all__ = ["Header", "is_dense", "read", "write"]
+__all__ = ["Header", "is_dense", "read", "seal", "unseal", "write"]
 
 VERSION = 1
 HEADER, CHECKSUM = "secateur", "sha256"
@@ -61,10 +61,7 @@ class Header:
 
 def write(path: str | os.PathLike[str], header: Header, tensors: Mapping[str, Tensor]) -> None:
     """Write a file, whole or not at all; the tensors are contiguous, real and on the CPU."""
-    text = json.dumps(asdict(header), sort_keys=True)
-    metadata = {"format": "pt", HEADER: text, CHECKSUM: _checksum(text, tensors)}
-    with replacing(path) as draft:
-        save_file(dict(tensors), draft, metadata)
+    seal(path, HEADER, json.dumps(asdict(header), sort_keys=True), tensors)
 
 
 def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
@@ -75,25 +72,9 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     FileFormatError
         Where it is missing, truncated, changed, or not one of these.
     """
-    if not path.is_file():
-        raise FileFormatError(f"there is no file {str(path)!r}")
+    text, tensors = unseal(path, HEADER, "secateur.save")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            # Copied: what was checked must not change under the model with the file.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise FileFormatError(
-            f"{path} is truncated or is not a safetensors file ({error})"
-        ) from error
-    if HEADER not in metadata or CHECKSUM not in metadata:
-        raise FileFormatError(f"{path} is a safetensors file, but secateur.save did not write it")
-    if _checksum(metadata[HEADER], tensors) != metadata[CHECKSUM]:
-        raise FileFormatError(
-            f"{path} was changed after it was written: its checksum does not match its content"
-        )
-    try:
-        data = json.loads(metadata[HEADER])
+        data = json.loads(text)
         if data["version"] != VERSION:
             raise FileFormatError(
                 f"{path} has format version {data['version']}, this version of secateur reads "
@@ -107,6 +88,58 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
             raise
         raise FileFormatError(f"{path} has a malformed header ({error})") from error
     return header, tensors
+
+
+def seal(path: str | os.PathLike[str], kind: str, text: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors and a text with a checksum over both, whole or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+    kind : str
+        What the text is, by which `unseal` finds it.
+    text : str
+    tensors : mapping
+        Contiguous, real, on the CPU, sharing no memory.
+    """
+    metadata = {"format": "pt", kind: text, CHECKSUM: _checksum(text, tensors)}
+    with replacing(path) as draft:
+        save_file(dict(tensors), draft, metadata)
+
+
+def unseal(path: Path, kind: str, writer: str) -> tuple[str, dict[str, Tensor]]:
+    """Read back what `seal` wrote, and check it.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    kind : str
+    writer : str
+        Who writes such files, for messages.
+
+    Raises
+    ------
+    FileFormatError
+        Where the file is missing, truncated, changed, or not of this kind.
+    """
+    if not path.is_file():
+        raise FileFormatError(f"there is no file {str(path)!r}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            # Copied: what was checked must not change under the model with the file.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise FileFormatError(
+            f"{path} is truncated or is not a safetensors file ({error})"
+        ) from error
+    if kind not in metadata or CHECKSUM not in metadata:
+        raise FileFormatError(f"{path} is a safetensors file, but {writer} did not write it")
+    if _checksum(metadata[kind], tensors) != metadata[CHECKSUM]:
+        raise FileFormatError(
+            f"{path} was changed after it was written: its checksum does not match its content"
+        )
+    return metadata[kind], tensors
 
 
 def is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

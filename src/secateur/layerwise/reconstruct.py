@@ -16,7 +16,10 @@ from secateur.observing.watching import Product
 from secateur.tensors import swap_data
 from secateur.weights import Weight, parameter_names, prunable_weights
 
-__all__ = ["Refit", "Solver", "reconstruct"]
+__all__ = ["HELD_OUT", "Refit", "Solver", "reconstruct"]
+
+HELD_OUT = 0.2
+"""Share of every batch's rows that a fit is judged by."""
 
 Solved = tuple[Tensor, "Tensor | None"]
 Solver = Callable[[Weight, Moments, Tensor, "Tensor | None"], Solved]
@@ -56,7 +59,7 @@ def reconstruct(
     *,
     masks: Mapping[str, Tensor] | None = None,
     removed: Mapping[str, Mapping[int, Sequence[int]]] | None = None,
-    held_out: float = 0.2,
+    held_out: float = HELD_OUT,
     positions: int | None = None,
     sequential: bool = True,
     unconditional: bool = False,

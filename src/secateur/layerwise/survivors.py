@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from secateur.layerwise.reconstruct import Refit, Solver, reconstruct
+from secateur.layerwise.reconstruct import HELD_OUT, Refit, Solver, reconstruct
 from secateur.layerwise.sweep import Amount
 from secateur.observing.reading import Reading
 from secateur.weights import parameter_names, prunable_weights
@@ -65,6 +65,7 @@ class Survivors:
         positions: int | None = None,
         names: Iterable[str] | None = None,
         unconditional: bool = False,
+        held_out: float = HELD_OUT,
     ) -> list[Refit]:
         """Fit the weights that lost something; see `secateur.layerwise.reconstruct`."""
         if names is None:
@@ -77,6 +78,7 @@ class Survivors:
             solve,
             masks=self.held if unconditional else self.masks,
             removed=self.removed,
+            held_out=held_out,
             positions=positions,
             sequential=sequential,
             unconditional=unconditional,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
-from secateur.tensors import swap_data, taken
+from secateur.tensors import swap_data, taken, without, zero_
 
 __all__ = ["KEEPERS", "Keeper", "keeper_of", "keepers", "kept_here", "link", "own", "unlink"]
 
@@ -118,8 +118,7 @@ class Keeper:
 
     def rezero(self) -> None:
         """Make the masked entries zero again."""
-        with torch.no_grad():
-            self.parameter.masked_fill_(self._gone(), 0)
+        zero_(self.parameter, self._gone())
 
     def mask_gradient(self) -> None:
         """Make the parameter's gradient zero at masked places."""
@@ -127,15 +126,14 @@ class Keeper:
         if gradient is None:
             return
         if gradient.layout is torch.strided:
-            with torch.no_grad():
-                gradient.masked_fill_(self._gone(), 0)
+            zero_(gradient, self._gone())
         else:
             self.parameter.grad = self.masked(gradient)
 
     def masked(self, gradient: Tensor) -> Tensor:
         """A gradient with zeros at masked places; infinite and undefined entries go too."""
         if gradient.layout is torch.strided:
-            return gradient.masked_fill(self._gone(), 0)
+            return without(gradient, self._gone())
         gradient = gradient.coalesce()
         indices = gradient.indices()
         values = gradient.values().masked_fill(self._gone()[tuple(indices)], 0)

@@ -6,10 +6,15 @@ import sys
 from types import ModuleType
 
 from secateur.recover.batchnorm import recalibrate_batchnorm
+from secateur.recover.distillation import Distillation
 from secateur.recover.evaluate import Score, accuracy, evaluate
-from secateur.recover.training import Epoch, History, Progress, recover
+from secateur.recover.history import Epoch, History
+from secateur.recover.loop import Progress
+from secateur.recover.reconstructing import reconstruct
+from secateur.recover.training import recover
 
 __all__ = [
+    "Distillation",
     "Epoch",
     "History",
     "Progress",
@@ -17,6 +22,7 @@ __all__ = [
     "accuracy",
     "evaluate",
     "recalibrate_batchnorm",
+    "reconstruct",
     "recover",
 ]
 

@@ -22,8 +22,8 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def forward(model: nn.Module, inputs: Inputs) -> Any:
-    """Call the model on a batch.
+def forward(model: nn.Module, inputs: Inputs, name: str = "the model") -> Any:
+    """Call the model on a batch; `name` is what messages call it.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def forward(model: nn.Module, inputs: Inputs) -> Any:
                 "over 1 x 1 maps); pass batches of at least 2 examples"
             ) from error
         raise InputError(
-            f"the model rejects a batch of data ({type(error).__name__}: {first})"
+            f"{name} rejects a batch of data ({type(error).__name__}: {first})"
         ) from error
 
 

@@ -1,85 +1,29 @@
-"""Winning the accuracy back: a plain training loop."""
+"""Winning the accuracy back: a training loop."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
-from secateur.errors import InputError, UnknownNameError, suggestion
-from secateur.observing.batches import Loss, batch_loss
-from secateur.recover.batches import device_of, predict
-from secateur.recover.evaluate import Tally, evaluate
+from secateur.errors import InputError
+from secateur.observing.batches import Loss
+from secateur.observing.standins import all_seeded
+from secateur.recover.checkpoint import Checkpoint, described_model
+from secateur.recover.contents import channels_last as channels_last_inside
+from secateur.recover.distillation import Distillation, as_distillation
+from secateur.recover.history import History
+from secateur.recover.loop import Loop, Progress
+from secateur.recover.optimizers import Rates, make_optimizer
+from secateur.recover.settings import Settings
+from secateur.recover.stepping import Stepper
+from secateur.recover.teaching import Teaching
 
-__all__ = ["Epoch", "History", "Progress", "recover"]
-
-Progress: TypeAlias = Callable[[int, int, str], None]
-"""Called as ``progress(steps done, steps in all, one line about the current state)``."""
-
-_OPTIMIZERS = ("sgd", "adamw")
-_SCHEDULES = ("cosine", "constant")
-
-
-@dataclasses.dataclass(frozen=True)
-class Epoch:
-    """One epoch of `recover`.
-
-    Parameters
-    ----------
-    number : int
-        Counted from 1.
-    loss : float
-        Mean training loss over the epoch's examples, as the weights moved.
-    accuracy : float or None
-        Training accuracy, 0 to 1, measured in the same passes; None without class labels.
-    lr : float
-        Learning rate of the epoch's last step.
-    seconds : float
-        Time spent, evaluation included.
-    val_loss, val_accuracy : float or None
-        The same on the validation batches in eval mode, where they were passed.
-    """
-
-    number: int
-    loss: float
-    accuracy: float | None
-    lr: float
-    seconds: float
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-
-
-@dataclasses.dataclass
-class History:
-    """The epochs of one or several runs of `recover`.
-
-    Examples
-    --------
-    >>> history = History([Epoch(1, 0.5, 0.8, 0.1, 2.0)])
-    >>> history.to_dict()["epochs"][0]["loss"]
-    0.5
-    """
-
-    epochs: list[Epoch] = dataclasses.field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.epochs)
-
-    def __iter__(self) -> Iterator[Epoch]:
-        return iter(self.epochs)
-
-    def __getitem__(self, index: int) -> Epoch:
-        return self.epochs[index]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The history in JSON values."""
-        return dataclasses.asdict(self)
+__all__ = ["recover"]
 
 
 def recover(
@@ -95,11 +39,23 @@ def recover(
     schedule: str = "cosine",
     warmup: float = 0.0,
     clip_norm: float | None = None,
+    accumulate: int = 1,
+    teacher: nn.Module | None = None,
+    distill: Distillation | Mapping[str, Any] | None = None,
+    recalibrate: bool | int = True,
+    ema: float | None = None,
     validation: Iterable[Any] | None = None,
+    patience: int | None = None,
+    autocast: bool = False,
+    channels_last: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     seed: int = 0,
 ) -> History:
-    """Train a model in place.
+    """Train a model in place, to win back what pruning cost.
+
+    Masks stay on: their gradients are masked before every step and their weights after it, so
+    that zeros outlast momentum, weight decay, adaptive optimizers and averages.
 
     Parameters
     ----------
@@ -116,11 +72,16 @@ def recover(
     epochs : int
         Passes over the batches.
     lr : float
-        Peak learning rate. Fine-tuning commonly takes a tenth to a hundredth of the rate of
-        the original training (Han et al. 2015).
+        Peak learning rate. The default is a tenth of 0.1, the usual rate of SGD for image
+        classifiers: fine-tuning takes a tenth to a hundredth of the original training's peak
+        (Han et al. 2015, arXiv:1506.02626, take those for AlexNet and VGG-16), since the weights
+        that are left are near a good place that larger steps would leave again. 2:4 sparsity is
+        the exception: its recipe repeats the original rates (Mishra et al. 2021,
+        arXiv:2104.08378).
     optimizer : {"sgd", "adamw"} or torch.optim.Optimizer
-        SGD with Nesterov momentum, AdamW, or an optimizer of your own, used as it is but for
-        the schedule; then ``lr``, ``momentum`` and ``weight_decay`` are not looked at.
+        SGD with Nesterov momentum, AdamW (whose usual rates are a tenth to a hundredth of
+        SGD's), or an optimizer of your own, used as it is but for the schedule; then ``lr``,
+        ``momentum`` and ``weight_decay`` are not looked at.
     momentum : float
         Of SGD.
     weight_decay : float
@@ -131,12 +92,45 @@ def recover(
         Fraction of all steps in which the rate rises linearly to its peak, 0 to 1.
     clip_norm : float, optional
         Largest total gradient norm.
+    accumulate : int
+        Batches whose gradients make one step. Each counts by its number of examples, so that the
+        step is that of one large batch (but for batch norms, which see one batch at a time), also
+        where batches, or the last group of an epoch, are smaller.
+    teacher : torch.nn.Module, optional
+        A model to learn from, usually the dense one. It runs in eval mode without gradients, and
+        is as before afterwards.
+    distill : Distillation or dict, optional
+        What is learned from it, and how much it counts; see `Distillation`.
+    recalibrate : bool or int
+        Take the running statistics of batch norms anew, from up to 50 batches or this many:
+        before training, since pruning has shifted them, and for averaged weights, before they are
+        evaluated and returned (Li et al. 2020, arXiv:2007.02491). During training every step
+        moves them along. An iterator as ``train_batches`` is left out, unless a number is given,
+        which is an error.
+    ema : float, optional
+        Decay of an exponential moving average of the weights, such as 0.999. The averaged weights
+        are what ``validation`` sees and what the model holds at the end. Step t decays by no more
+        than (1 + t) / (10 + t), so that short runs do not average the start in.
     validation : iterable, optional
         Batches to evaluate on after every epoch.
+    patience : int, optional
+        Stop after so many epochs in a row without a better one, and give the model the weights of
+        the best. Better is a higher validation accuracy, of equal ones the lower loss, and the
+        lower loss where there is no accuracy. Needs ``validation``.
+    autocast : bool
+        Run forward passes in bfloat16 where PyTorch deems it safe; weights stay as they are.
+    channels_last : bool
+        Lay images and the weights of convolutions out with channels innermost while training.
+    checkpoint : path-like, optional
+        A folder for one file, written whole after every epoch, with the weights, the optimizer's
+        state, averages, best weights and the state of all random generators. The same call finds
+        it and goes on from there, to the same bits as a run without interruption; once it is
+        complete, it gives them at once. Nothing in it is pickled.
     progress : callable, optional
         ``progress(done, total, text)`` after every step.
     seed : int
-        Seed of PyTorch's generators inside (dropout); their state outside is restored.
+        Seed of the generators of PyTorch, Python and NumPy inside (dropout, augmentation); their
+        state outside is restored.
 
     Returns
     -------
@@ -147,9 +141,19 @@ def recover(
     ------
     InputError
         When nothing can be trained, there are no batches, an argument is out of range, the
-        model rejects a batch, or the loss is not finite.
+        model rejects a batch, the teacher does not fit the model, the checkpoint is of another
+        run or cannot be written, or the loss is not finite. Until the first step, the model is
+        as it was; afterwards its weights are those of the last step.
     UnknownNameError
-        For an unknown optimizer or schedule.
+        For an unknown optimizer, schedule, module or option of ``distill``.
+    FileFormatError
+        When the checkpoint is damaged.
+
+    Notes
+    -----
+    For an exact resume the data must be the same again: generators that samplers and transforms
+    hold are found and restored, samplers with ``set_epoch`` are told the epoch; what an
+    `IterableDataset` or persistent workers keep to themselves is not.
 
     Examples
     --------
@@ -160,136 +164,76 @@ def recover(
     >>> history[-1].accuracy > 0.95
     True
     """
-    _check(train_batches, epochs, lr, warmup, schedule)
-    engine = _optimizer(model, optimizer, lr, momentum, weight_decay)
-    peaks = [group["lr"] for group in engine.param_groups]
-    history = History()
-    per_epoch = len(train_batches) if isinstance(train_batches, Sized) else 0
-    done = 0
-    with _training(model, seed):
-        for number in range(1, epochs + 1):
-            started = time.perf_counter()
-            tally = Tally()
-            factor = 1.0
-            for batch in train_batches:
-                # Without a length the number of steps is known after the first epoch.
-                at = done / (epochs * per_epoch) if per_epoch else (number - 1) / epochs
-                factor = _factor(schedule, at, warmup)
-                for group, peak in zip(engine.param_groups, peaks, strict=True):
-                    group["lr"] = peak * factor
-                _step(model, batch, loss, engine, clip_norm, tally)
-                done += 1
-                if progress is not None:
-                    total = max(done, epochs * per_epoch)
-                    progress(done, total, f"epoch {number}/{epochs}  {tally}")
-            if not tally.count:
-                raise InputError("no batches to train on; pass at least one training batch")
-            per_epoch = done // number
-            score = None if validation is None else evaluate(model, validation, loss)
-            history.epochs.append(
-                Epoch(
-                    number=number,
-                    loss=tally.loss,
-                    accuracy=tally.accuracy,
-                    lr=peaks[0] * factor,
-                    seconds=time.perf_counter() - started,
-                    val_loss=None if score is None else score.loss,
-                    val_accuracy=None if score is None else score.accuracy,
-                )
-            )
-    for group, peak in zip(engine.param_groups, peaks, strict=True):
-        group["lr"] = peak
+    settings = Settings(
+        epochs, lr, optimizer, momentum, weight_decay, schedule, warmup, clip_norm, accumulate,
+        recalibrate, ema, patience, autocast, channels_last, seed,
+    )  # fmt: skip
+    settings.check_batches(train_batches, validation)
+    engine = make_optimizer(model, settings)
+    teaching = None
+    if teacher is not None:
+        teaching = Teaching(model, teacher, as_distillation(distill))
+    elif distill is not None:
+        raise InputError("distill needs teacher=, the model to learn from")
+    kept = None
+    if checkpoint is not None:
+        _check_followed(engine)
+        about = _about(model, settings, loss, train_batches, validation, teaching)
+        kept = Checkpoint(checkpoint, about)
+    rates = Rates(engine, schedule, warmup)
+    with ExitStack() as stack:
+        if teaching is not None:
+            stack.enter_context(teaching.ready())
+        stack.enter_context(_training(model, seed))
+        stack.enter_context(channels_last_inside(model, channels_last))
+        stack.enter_context(rates.restored())
+        stepper = Stepper(model, loss, engine, settings, teaching)
+        loop = Loop(stepper, rates, train_batches, loss, validation, teaching, progress)
+        history = loop.run(kept)
     engine.zero_grad(set_to_none=True)
     return history
 
 
-def _check(
-    train_batches: Iterable[Any], epochs: int, lr: float, warmup: float, schedule: str
-) -> None:
-    """Refuse arguments that cannot be meant."""
-    if epochs < 1:
-        raise InputError(f"epochs must be at least 1, not {epochs}")
-    if not (math.isfinite(lr) and lr > 0):
-        raise InputError(f"lr must be a positive number, not {lr}")
-    if not 0 <= warmup <= 1:
-        raise InputError(f"warmup is a fraction of the steps, 0 to 1, not {warmup}")
-    if schedule not in _SCHEDULES:
-        raise UnknownNameError(f"unknown schedule {schedule!r}{suggestion(schedule, _SCHEDULES)}")
-    if epochs > 1 and isinstance(train_batches, Iterator):
-        raise InputError(
-            "train_batches is a generator, which can be gone through only once; "
-            "pass a list or a DataLoader to train for several epochs"
-        )
-
-
-def _optimizer(
+def _about(
     model: nn.Module,
-    optimizer: str | torch.optim.Optimizer,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-) -> torch.optim.Optimizer:
-    """The optimizer, with biases and norms left out of the weight decay."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise InputError("no parameter of the model has requires_grad; there is nothing to train")
-    if isinstance(optimizer, torch.optim.Optimizer):
-        return optimizer
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
-    if optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
-    raise UnknownNameError(f"unknown optimizer {optimizer!r}{suggestion(optimizer, _OPTIMIZERS)}")
-
-
-def _factor(schedule: str, at: float, warmup: float) -> float:
-    """The learning rate as a fraction of its peak, ``at`` this fraction of all steps."""
-    if at < warmup:
-        # Half-open steps: the first step must not have rate 0, which would waste it.
-        return max(at / warmup, 0.01)
-    if schedule == "constant" or warmup >= 1:
-        return 1.0
-    return 0.5 * (1.0 + math.cos(math.pi * (at - warmup) / (1.0 - warmup)))
-
-
-def _step(
-    model: nn.Module,
-    batch: Any,
+    settings: Settings,
     loss: Loss | None,
-    engine: torch.optim.Optimizer,
-    clip_norm: float | None,
-    tally: Tally,
-) -> None:
-    """One optimizer step on one batch."""
-    engine.zero_grad(set_to_none=True)
-    output, targets = predict(model, batch)
-    value = batch_loss(output, targets, loss)
-    if not bool(torch.isfinite(value.detach())):
+    train_batches: Iterable[Any],
+    validation: Iterable[Any] | None,
+    teaching: Teaching | None,
+) -> dict[str, Any]:
+    """What decides the result of a run, apart from the data itself."""
+    function = None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__)
+    return {
+        "model": described_model(model),
+        **settings.described(),
+        "loss": function,
+        "teacher": None if teaching is None else teaching.described(),
+        "number of training batches": _length(train_batches),
+        "number of validation batches": None if validation is None else _length(validation),
+    }
+
+
+def _length(batches: Iterable[Any]) -> int | str:
+    return len(batches) if isinstance(batches, Sized) else "unknown"
+
+
+def _check_followed(engine: torch.optim.Optimizer) -> None:
+    """Refuse methods whose own state would be missing from the checkpoint."""
+    hooks = (engine._optimizer_step_pre_hooks, engine._optimizer_step_post_hooks)
+    if any(hooks):
         raise InputError(
-            f"the training loss is {float(value.detach())}: lower lr, set clip_norm, "
-            "or look for NaN in the data or weights"
+            "the optimizer is followed by hooks (sc.follow), whose state a checkpoint of recover "
+            "does not hold; train without checkpoint="
         )
-    value.backward()
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    engine.step()
-    tally.add(float(value.detach()), output, targets)
 
 
 @contextmanager
 def _training(model: nn.Module, seed: int) -> Iterator[None]:
     """Training mode with gradients and seeded generators; all three restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    device = device_of(model)
-    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
-            torch.manual_seed(seed)
+        with all_seeded(seed), torch.enable_grad():
             model.train()
             yield
     finally:
