@@ -1,16 +1,51 @@
-"""Data in memory: inputs with labels, cut into training, validation and test parts."""
+"""What data is: inputs with labels, in training, validation and test parts."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from secateur.errors import InputError
 
-__all__ = ["Batches", "Data", "Split"]
+__all__ = ["IGNORED", "Batches", "Data", "Part", "Split"]
+
+IGNORED = -100
+"""The label that cross entropy leaves out, in PyTorch's convention."""
+
+
+class Part(Protocol):
+    """One part of a data set: all of it in memory, or read as it is asked for.
+
+    Attributes
+    ----------
+    inputs, labels : Tensor
+        Every example at once. A part that is read from files reads them all.
+    """
+
+    @property
+    def inputs(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def label_range(self) -> tuple[int, int] | None:
+        """Smallest and largest class index; None where that is not known without reading."""
+
+    def batches(
+        self,
+        batch_size: int = 64,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> Iterable[Any]:
+        """Batches ``(inputs, labels)``, the same ones in the same order for the same seed."""
 
 
 class Batches:
@@ -122,6 +157,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def label_range(self) -> tuple[int, int] | None:
+        """Smallest and largest class index; None for labels that are no class indices."""
+        if self.labels.is_floating_point():
+            return None
+        known = self.labels[self.labels != IGNORED]
+        return (int(known.min()), int(known.max())) if known.numel() else None
+
     def batches(
         self,
         batch_size: int = 64,
@@ -149,7 +191,7 @@ class Data:
     ----------
     name : str
         What it is called on the command line and in reports.
-    train, val, test : Split
+    train, val, test : Part
         Disjoint parts: fit on the first, choose on the second, report on the third.
     classes : tuple of str
         Names of the classes, in the order of the label indices.
@@ -162,12 +204,20 @@ class Data:
     """
 
     name: str
-    train: Split
-    val: Split
-    test: Split
+    train: Part
+    val: Part
+    test: Part
     classes: tuple[str, ...] = ()
 
     @property
     def example_inputs(self) -> Tensor:
-        """The first training example as a batch of one."""
-        return self.train.inputs[:1]
+        """The first training example as a batch of one.
+
+        Raises
+        ------
+        InputError
+            When the training part yields no batch.
+        """
+        for inputs, _ in self.train.batches(1):
+            return inputs
+        raise InputError(f"{self.name} has no training example that can be read")
