@@ -9,6 +9,7 @@ import typer
 from secateur.cli import commands
 from secateur.cli.group import OneLineErrors
 from secateur.cli.listing import list_names
+from secateur.cli.recipes import init, run
 from secateur.cli.sensitivity import sensitivity
 
 __all__ = ["app"]
@@ -35,6 +36,8 @@ def main(
 
 
 app.command()(commands.demo)
+app.command()(run)
+app.command()(init)
 app.command()(commands.prune)
 app.command()(commands.profile)
 app.command()(sensitivity)
