@@ -17,10 +17,12 @@ from typer.testing import CliRunner
 
 import secateur
 from secateur.cli import app
+from secateur.costs import CostModel
 from secateur.errors import FileFormatError, RecipeError
 from secateur.export.check import OnnxSession
 from secateur.models.resnet import SmallResNet
 from secateur.recipes import preview, read_recipe, run_recipe
+from secateur.recipes.folder import RunFolder
 
 pytest.importorskip("sklearn")
 
@@ -231,6 +233,57 @@ def test_a_run_is_not_begun_twice_and_goes_on_with_its_own_recipe_only(folder: P
     (folder / "else" / "photo.png").touch()
     with pytest.raises(RecipeError, match="holds something that is no run"):
         run_recipe("quick.yaml", out="else")
+
+
+def test_a_run_that_was_killed_as_it_began_can_begin_again(folder: Path) -> None:
+    run = folder / "runs" / "quick"
+    (run / ".secateur-xyz").mkdir(parents=True)
+    (run / ".secateur-xyz" / "recipe.yaml").write_text("name: ")
+    run_recipe("quick.yaml", resume=True)
+    assert not list(run.rglob(".secateur-*"))
+
+
+def test_two_processes_do_not_share_a_folder(folder: Path) -> None:
+    with (
+        RunFolder(folder / "runs" / "quick").alone(),
+        pytest.raises(RecipeError, match="another process is at work in runs/quick"),
+    ):
+        run_recipe("quick.yaml")
+    run_recipe("quick.yaml")
+
+
+def test_another_version_on_the_way_is_told(folder: Path) -> None:
+    run_recipe("quick.yaml")
+    kept = folder / "runs" / "quick" / "environment.json"
+    values = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**values, "torch": "1.0"}))
+    with pytest.warns(UserWarning, match=r"begun with torch 1.0, and goes on with"):
+        run_recipe("quick.yaml", resume=True)
+
+
+def test_fractions_are_of_the_model_at_the_start(folder: Path) -> None:
+    steps = [
+        {"sparsify": {"budget": {"sparsity": 0.5}}},
+        {"prune": {"budget": {"macs": 0.8}}},
+        {"prune": {"budget": {"params": 0.5}}},
+        {"prune": {"budget": {"activations": 0.8}, "round_to": 2}},
+    ]
+    (folder / "four.yaml").write_text(yaml.safe_dump({**yaml.safe_load(QUICK), "steps": steps}))
+    stages = run_recipe("four.yaml", ["data.options.seed=4"]).stages
+    assert 0.7 * stages[0]["macs"] < stages[2]["macs"] <= 0.8 * stages[0]["macs"]
+    assert 0.4 * stages[0]["params"] < stages[3]["params"] <= 0.5 * stages[0]["params"]
+    peak = [
+        CostModel(
+            secateur.trace(model, torch.zeros(1, 1, 8, 8)), model, measures=["activations"]
+        ).dense["activations"]
+        for model in (dense(), secateur.load(dense(), "runs/quick/model.safetensors"))
+    ]
+    assert peak[1] <= 0.8 * peak[0]
+    steps[1] = {"prune": {"budget": {"macs": 0.5}}}
+    steps[2] = {"prune": {"budget": {"latency": 0.5}}}
+    (folder / "late.yaml").write_text(yaml.safe_dump({**yaml.safe_load(QUICK), "steps": steps}))
+    with pytest.raises(RecipeError, match=r"steps.3.prune: .* give that step one as well"):
+        run_recipe("late.yaml", out="late")
 
 
 def test_a_stage_that_was_changed_is_refused(folder: Path) -> None:

@@ -56,6 +56,7 @@ def decide_and_cut(work: Work, task: Task, model: nn.Module, tick: Tick) -> Outc
         given["base"] = _base(work, task, given["budget"])
     result = prune(model, work.inputs, seed=seed, verify=options.verify, progress=tick, **given)
     plans, notes = [result.plan], _notes(result, model)
+    notes["costs"] = _dense_costs(result, given)
     if isinstance(options, Sparsify) and options.compact:
         try:
             plans.append(result.compact(ignore=options.ignore, verify=options.verify).plan)
@@ -97,15 +98,19 @@ def _base(work: Work, task: Task, budget: dict[str, float] | None) -> dict[str, 
     earlier = tasks_of(work.recipe)[: task.number - 1]
     if not any(each.kind in ("prune", "sparsify") for each in earlier):
         return None
-    wanted = budget or {"macs": 0.5}
-    if "latency" in wanted:
+    known: dict[str, float] = {}
+    for each in reversed(earlier):
+        known |= (work.folder.read_stage(each.name) or {"notes": {}})["notes"].get("costs", {})
+    measures = [key for key in budget or {"macs": 0.5} if key != "accuracy_drop"]
+    if not set(measures) - set(known):
+        return known
+    if "latency" in measures:
         raise InputError(
-            "a budget of latency is for the first step that prunes: what it is a fraction of is "
-            "measured there"
+            "what a budget of latency is a fraction of is measured at the first step that prunes: "
+            "give that step one as well"
         )
     dense = work.model_at(START)
-    measures = [key for key in wanted if key != "accuracy_drop"]
-    return CostModel(trace(dense, work.inputs), dense, measures=measures).dense
+    return CostModel(trace(dense, work.inputs), dense, measures=measures).dense | known
 
 
 def _notes(result: Result, model: nn.Module) -> dict[str, Any]:
@@ -117,3 +122,9 @@ def _notes(result: Result, model: nn.Module) -> dict[str, Any]:
         else [],
         "error": result.error,
     }
+
+
+def _dense_costs(result: Result, given: dict[str, Any]) -> dict[str, float]:
+    """What the fractions of later steps are of."""
+    own = {measure: dense for measure, (dense, _) in result.costs.items()}
+    return given.get("base") or own

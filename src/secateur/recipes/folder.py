@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,11 @@ from secateur.errors import FileFormatError, RecipeError, first_line
 from secateur.files import replacing
 from secateur.recipes.document import Key, spelled
 from secateur.recipes.schema import Recipe
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["RunFolder", "writing"]
 
@@ -76,11 +82,11 @@ class RunFolder:
                     "another folder with --out"
                 )
             self._check_same(written, recipe)
-            self._clean()
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(map(_foreign, self.path.iterdir())):
             raise RecipeError(
                 f"{self.path} holds something that is no run; give another folder with --out"
             )
+        self._clean()
         with writing(self.path):
             if not kept.is_file():
                 self.write_json("environment.json", environment)
@@ -88,6 +94,35 @@ class RunFolder:
             if not written.is_file():
                 self.write("recipe.yaml", yaml.safe_dump(_values(recipe), sort_keys=False))
         return json.loads(kept.read_text(encoding="utf-8"))
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out of the folder; the lock ends with the process that has it.
+
+        Raises
+        ------
+        RecipeError
+            While another process works in it.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            yield
+            return
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise RecipeError(
+                        f"another process is at work in {self.path}; wait for it, or give another "
+                        "folder with --out"
+                    ) from None
+                # A network file system without locks: as without fcntl.
+            yield
+        finally:
+            os.close(descriptor)
 
     def _check_same(self, written: Path, recipe: Recipe) -> None:
         try:
@@ -157,6 +192,11 @@ class RunFolder:
         folder = self.path / "checkpoints" / task
         folder.mkdir(parents=True, exist_ok=True)
         return folder / "journal.jsonl"
+
+
+def _foreign(path: Path) -> bool:
+    """Whether it is none of what is there of a run that was killed as it began."""
+    return path.name != "environment.json" and not path.name.startswith(".secateur-")
 
 
 def _values(recipe: Recipe) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -116,8 +117,26 @@ def run_recipe(
     """
     read = recipe if isinstance(recipe, Read) else read_recipe(recipe, overrides)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / read.recipe.name)
+    with folder.alone():
+        return _run(read, folder, data, console, resume)
+
+
+def _run(
+    read: Read,
+    folder: RunFolder,
+    data: Data | Mapping[str, Any] | None,
+    console: Console | None,
+    resume: bool,
+) -> RunResult:
     here = {**environment(), "threads": str(torch.get_num_threads())}
     begun = folder.open(read.recipe, here, resume=resume)
+    for package in ("torch", "processor"):
+        if begun[package] != here[package]:
+            warnings.warn(
+                f"this run was begun with {package} {begun[package]}, and goes on with "
+                f"{here[package]}: its result may differ in the last bits",
+                stacklevel=3,
+            )
     # Sums depend on how they are split over threads.
     threads = torch.get_num_threads()
     torch.set_num_threads(int(begun["threads"]))

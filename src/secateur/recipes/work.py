@@ -172,18 +172,19 @@ def _inputs(read: Read, data: Data | None) -> Inputs:
 def _load(read: Read, given: Data | Mapping[str, Any] | None) -> Data | None:
     if given is not None:
         return as_data("the data that was given", given)
-    entry, seed = read.recipe.data, read.recipe.seed
+    entry = read.recipe.data
     if entry is None:
         return None
+    options = {"seed": read.recipe.seed, **entry.options}
     with read.at("data"):
         parts: dict[str, Any] = {}
         if entry.source is not None:
-            whole = load_data(entry.source, seed=seed, **entry.options)
+            whole = load_data(entry.source, **options)
             parts = {"train": whole.train, "val": whole.val, "test": whole.test}
         for name in ("train", "val", "test"):
             spec = getattr(entry, name)
             if spec is not None:
-                parts[name] = load_part(spec, name, seed=seed, **entry.options)
+                parts[name] = load_part(spec, name, **options)
         return as_data(entry.source or str(entry.train), parts)
 
 
