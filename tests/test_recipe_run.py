@@ -367,6 +367,9 @@ def test_what_the_recipe_names_and_cannot_be_used(
     with pytest.raises(RecipeError, match=message) as caught:
         run_recipe("quick.yaml", [override])
     assert "\n" not in str(caught.value)
+    if "steps" not in override:
+        # Nothing was begun, so that the mended recipe can begin.
+        run_recipe("quick.yaml")
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(folder: Path) -> None:

@@ -15,10 +15,11 @@ from secateur.errors import InputError, NothingToPruneError
 from secateur.graph import trace
 from secateur.progress import Tick
 from secateur.prune import prune
+from secateur.recipes.folder import START
 from secateur.recipes.outcome import Outcome
 from secateur.recipes.steps import Deciding, Prune, Sparsify
 from secateur.recipes.tasks import Task, tasks_of
-from secateur.recipes.work import EVALUATION_BATCH, START, Work
+from secateur.recipes.work import EVALUATION_BATCH, Work
 from secateur.recover import evaluate, recalibrate_batchnorm
 from secateur.report.collect import coupled_groups
 from secateur.report.numbers import percent

@@ -24,7 +24,10 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["RunFolder", "writing"]
+__all__ = ["START", "RunFolder", "writing"]
+
+START = "00-start"
+"""The stage of the model as the run begins."""
 
 # Neither changes what comes out.
 _FREE = ("name", "engine", "report")
@@ -75,23 +78,23 @@ class RunFolder:
             When there is a run already and it is not to go on, or it is of another recipe.
         """
         written, kept = self.path / "recipe.yaml", self.path / "environment.json"
-        if written.is_file():
+        begun = self.read_stage(START) is not None
+        if begun:
             if not resume:
                 raise RecipeError(
                     f"{self.path} holds a run already; go on with it with --resume, or give "
                     "another folder with --out"
                 )
             self._check_same(written, recipe)
-        elif self.path.is_dir() and any(map(_foreign, self.path.iterdir())):
+        elif not written.is_file() and any(map(_foreign, self.path.iterdir())):
             raise RecipeError(
                 f"{self.path} holds something that is no run; give another folder with --out"
             )
         self._clean()
         with writing(self.path):
-            if not kept.is_file():
+            # Nothing of a run that did not get as far as its first stage is worth keeping.
+            if not begun:
                 self.write_json("environment.json", environment)
-            # Last of the two: where there is a recipe, there is everything to go on with.
-            if not written.is_file():
                 self.write("recipe.yaml", yaml.safe_dump(_values(recipe), sort_keys=False))
         return json.loads(kept.read_text(encoding="utf-8"))
 

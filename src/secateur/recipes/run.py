@@ -23,14 +23,14 @@ from secateur.profiling import profile
 from secateur.progress import Steps, Tick
 from secateur.recipes.deciding import decide_and_cut
 from secateur.recipes.exporting import export_model, quantize_model
-from secateur.recipes.folder import RunFolder, writing
+from secateur.recipes.folder import START, RunFolder, writing
 from secateur.recipes.outcome import Outcome
 from secateur.recipes.reading import Read, read_recipe
 from secateur.recipes.summary import write_summary
 from secateur.recipes.tasks import Task, tasks_of
 from secateur.recipes.tensorboard import write_events
 from secateur.recipes.training import finetune
-from secateur.recipes.work import START, Work, open_work, start
+from secateur.recipes.work import Work, open_work, start
 from secateur.report.collect import environment
 
 if TYPE_CHECKING:

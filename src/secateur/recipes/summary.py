@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from secateur.files import replacing
 from secateur.plan import Plan, history
 from secateur.profiling import Timing, compare
-from secateur.recipes.work import START, Work
+from secateur.recipes.folder import START
+from secateur.recipes.work import Work
 from secateur.recover import Epoch, History
 from secateur.report import Check, CoupledGroup, Milestone, Report, Stage, write_report
 from secateur.report.collect import layer_widths, weight_histograms

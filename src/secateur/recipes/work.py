@@ -22,10 +22,8 @@ from secateur.recipes.reading import Read
 from secateur.recipes.schema import DataEntry, Recipe
 from secateur.recover import Score, evaluate
 
-__all__ = ["EVALUATION_BATCH", "START", "Work", "open_work"]
+__all__ = ["EVALUATION_BATCH", "Work", "open_work", "start"]
 
-START = "00-start"
-"""The stage of the model as the run begins."""
 EVALUATION_BATCH = 256
 
 
