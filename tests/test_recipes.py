@@ -228,3 +228,12 @@ def test_a_step_has_the_options_and_defaults_of_its_function(step, function, els
     for name in set(theirs) & set(ours) - own:
         default = list(theirs[name]) if isinstance(theirs[name], tuple) else theirs[name]
         assert ours[name] == default, name
+
+
+def test_the_recipe_of_the_documentation_is_one(recipe: Path) -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "recipes.md"
+    text = page.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    recipe.write_text(text)
+    assert len(tasks_of(read_recipe(recipe).recipe)) == 8
+    said = refused(text.replace("budget:", "bugdet:"))
+    assert said.removeprefix("wrong.yaml") in page.read_text(encoding="utf-8")
