@@ -29,12 +29,12 @@ PACKAGES = ("numpy", "onnxruntime", "scipy", "stable-baselines3")
 SETTINGS = (
     Setting("resnet20-cifar10-jpeg", "cifar10-jpeg", train=4096, held=250, test=3000),
     Setting(
-        "resnet56-cifar10",
+        "resnet32-cifar10",
         "cifar10-exact-subset",
         train=1024,
-        held=300,
+        held=250,
         test=1017,
-        evaluations=60,
+        evaluations=80,
     ),
 )
 QUICK = (

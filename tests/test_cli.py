@@ -181,6 +181,9 @@ def test_a_plain_state_dict_can_be_loaded(tmp_path: Path) -> None:
     state = secateur.models.small_resnet().state_dict()
     save_file(state, plain)
     assert call("profile", *SMALL, "--weights", plain).exit_code == 0
+    old = {name: value for name, value in state.items() if "num_batches_tracked" not in name}
+    save_file(old, plain)
+    assert call("profile", *SMALL, "--weights", plain).exit_code == 0
     del state["fc.bias"]
     state["more"] = torch.zeros(1)
     save_file(state, other)

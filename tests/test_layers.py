@@ -15,7 +15,7 @@ LAYERS = """
 errors
 registry inputs locate files quiet tensors bits parametrizations
 specs container progress budget
-graph plan data engines
+graph plan engines
 masks
 weights
 observing
@@ -25,6 +25,7 @@ criteria allocation granularity latency
 costs verify persist export idle candidates
 rounding
 selection recover models
+data
 sparse
 attached
 regularizers schedules
@@ -36,7 +37,7 @@ decide sparsify
 proof
 prune sensitivity
 pruner report compact
-demo
+demo recipes
 cli
 """
 LEVEL = {

@@ -21,6 +21,7 @@ __all__ = [
     "NothingToPruneError",
     "ParityError",
     "PlanError",
+    "RecipeError",
     "SecateurError",
     "UnknownNameError",
     "first_line",
@@ -59,6 +60,10 @@ class PlanError(SecateurError, ValueError):
 
 class EngineError(SecateurError, RuntimeError):
     """Candidates cannot be evaluated where they were to be: workers die, or none answers."""
+
+
+class RecipeError(SecateurError, ValueError):
+    """A recipe cannot be carried out as it is written; the message names the line and the key."""
 
 
 class ParityError(SecateurError):

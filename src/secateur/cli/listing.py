@@ -104,7 +104,7 @@ def _models() -> list[tuple[str, str]]:
 def _data() -> list[tuple[str, str]]:
     from secateur.data import SOURCES
 
-    known = [(name, (SOURCES[name].__doc__ or "").strip()) for name in SOURCES]
+    known = [(SOURCES[name].form, SOURCES[name].summary) for name in SOURCES]
     return [*known, ("package.module:callable", "a function of yours")]
 
 

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from secateur.data.checks import check_labels
 from secateur.data.digits import load_digits
-from secateur.data.sources import SOURCES, load_data
-from secateur.data.splits import Batches, Data, Split
+from secateur.data.lazy import ImagePart
+from secateur.data.loaders import LoaderPart
+from secateur.data.options import DataOptions
+from secateur.data.sources import SOURCES, as_data, load_data, load_part
+from secateur.data.splits import Batches, Data, Part, Split
 
-__all__ = ["SOURCES", "Batches", "Data", "Split", "load_data", "load_digits"]
+__all__ = [
+    "SOURCES",
+    "Batches",
+    "Data",
+    "DataOptions",
+    "ImagePart",
+    "LoaderPart",
+    "Part",
+    "Split",
+    "as_data",
+    "check_labels",
+    "load_data",
+    "load_digits",
+    "load_part",
+]

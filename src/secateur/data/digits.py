@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
+from secateur.data.parting import HELD_OUT, stratified
 from secateur.data.splits import Data, Split
 from secateur.errors import InputError, require
 
-__all__ = ["load_digits"]
+__all__ = ["DIGITS_SIZE", "load_digits"]
 
-_FRACTIONS = (0.70, 0.15, 0.15)
+DIGITS_SIZE = 16
 
 
-def load_digits(*, size: int = 16, seed: int = 0) -> Data:
+def load_digits(*, size: int = DIGITS_SIZE, seed: int = 0) -> Data:
     """Load the digits as standardised images in seeded, stratified parts.
 
     The scans are the test part of the UCI "Optical Recognition of Handwritten Digits" set
@@ -58,7 +58,7 @@ def load_digits(*, size: int = 16, seed: int = 0) -> Data:
         images = functional.interpolate(
             images, size=(size, size), mode="bilinear", align_corners=False
         )
-    train, val, test = _stratified(labels, seed)
+    train, val, test = stratified(labels, HELD_OUT, seed)
     # Statistics of the training part only: the other parts must not leak into the inputs.
     mean, std = images[train].mean(), images[train].std()
     images = (images - mean) / std
@@ -69,20 +69,3 @@ def load_digits(*, size: int = 16, seed: int = 0) -> Data:
         test=Split(images[test], labels[test]),
         classes=tuple(str(name) for name in bunch.target_names),
     )
-
-
-def _stratified(labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of the three parts, with every class cut in the same proportions."""
-    generator = torch.Generator().manual_seed(seed)
-    parts: list[list[Tensor]] = [[], [], []]
-    for label in labels.unique():
-        members = (labels == label).nonzero().flatten()
-        members = members[torch.randperm(len(members), generator=generator)]
-        first = round(len(members) * _FRACTIONS[0])
-        second = first + round(len(members) * _FRACTIONS[1])
-        for part, chosen in zip(
-            parts, (members[:first], members[first:second], members[second:]), strict=True
-        ):
-            part.append(chosen)
-    train, val, test = (torch.cat(part).sort().values for part in parts)
-    return train, val, test

@@ -1,19 +1,53 @@
-"""Data in memory: inputs with labels, cut into training, validation and test parts."""
+"""What data is: inputs with labels, in training, validation and test parts."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from secateur.errors import InputError
 
-__all__ = ["Batches", "Data", "Split", "held_out"]
+__all__ = ["IGNORED", "Batches", "Data", "Part", "Split", "held_out"]
 
-HELD_OUT = 5
-"""One example of so many."""
+EVERY = 5
+"""One example of so many is held out."""
+IGNORED = -100
+"""The label that cross entropy leaves out, in PyTorch's convention."""
+
+
+class Part(Protocol):
+    """One part of a data set: all of it in memory, or read as it is asked for.
+
+    Attributes
+    ----------
+    inputs, labels : Tensor
+        Every example at once. A part that is read from files reads them all.
+    """
+
+    @property
+    def inputs(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def label_range(self) -> tuple[int, int] | None:
+        """Smallest and largest class index; None where that is not known without reading."""
+
+    def batches(
+        self,
+        batch_size: int = 64,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> Iterable[Any]:
+        """Batches ``(inputs, labels)``, the same ones in the same order for the same seed."""
 
 
 class Batches:
@@ -125,6 +159,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def label_range(self) -> tuple[int, int] | None:
+        """Smallest and largest class index; None for labels that are no class indices."""
+        if self.labels.is_floating_point():
+            return None
+        known = self.labels[self.labels != IGNORED]
+        return (int(known.min()), int(known.max())) if known.numel() else None
+
     def batches(
         self,
         batch_size: int = 64,
@@ -161,7 +202,7 @@ def held_out(split: Split, seed: int = 0) -> tuple[Split, Split]:
     if len(split) < 2:
         raise InputError("training data of one example leave none for validation; pass 'val'")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    first = max(len(split) // HELD_OUT, 1)
+    first = max(len(split) // EVERY, 1)
     kept, stays = order[:first].sort().values, order[first:].sort().values
     return (
         Split(split.inputs[stays], split.labels[stays]),
@@ -177,7 +218,7 @@ class Data:
     ----------
     name : str
         What it is called on the command line and in reports.
-    train, val, test : Split
+    train, val, test : Part
         Disjoint parts: fit on the first, choose on the second, report on the third.
     classes : tuple of str
         Names of the classes, in the order of the label indices.
@@ -190,12 +231,20 @@ class Data:
     """
 
     name: str
-    train: Split
-    val: Split
-    test: Split
+    train: Part
+    val: Part
+    test: Part
     classes: tuple[str, ...] = ()
 
     @property
     def example_inputs(self) -> Tensor:
-        """The first training example as a batch of one."""
-        return self.train.inputs[:1]
+        """The first training example as a batch of one.
+
+        Raises
+        ------
+        InputError
+            When the training part yields no batch.
+        """
+        for inputs, _ in self.train.batches(1):
+            return inputs
+        raise InputError(f"{self.name} has no training example that can be read")

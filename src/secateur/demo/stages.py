@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.data import Batches, Data
+from secateur.data import Data
 from secateur.export.check import OnnxSession, difference
 from secateur.inputs import evaluating
 from secateur.models import small_resnet
@@ -84,7 +84,7 @@ def cut(
 
 
 def win_back(
-    model: nn.Module, data: Data, epochs: int, seed: int, steps: Steps, test: Batches
+    model: nn.Module, data: Data, epochs: int, seed: int, steps: Steps, test: Iterable[Any]
 ) -> tuple[History, list[Milestone]]:
     """Recalibrate the batch norms, then train on; note the accuracy after each."""
     milestones = []

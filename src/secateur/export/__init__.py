@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from secateur.export.onnx import Exported, export
+from secateur.export.quantized import Quantized, quantize
 
-__all__ = ["Exported", "export"]
+__all__ = ["Exported", "Quantized", "export", "quantize"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ _INCEPTION_IMAGE = 299
 _TOKENS = 32
 
 
-def _torchvision(name: str, pretrained: bool) -> Loaded:
+def _torchvision(name: str, pretrained: bool, given: Mapping[str, Any]) -> Loaded:
     models = import_library("torchvision.models")
     if name not in models.list_models():
         raise unknown_model("torchvision", name, models.list_models())
@@ -28,7 +28,7 @@ def _torchvision(name: str, pretrained: bool) -> Loaded:
         options["weights_backbone"] = None
     if name in ("googlenet", "inception_v3") and not pretrained:
         options["init_weights"] = False
-    model = _built(name, lambda: models.get_model(name, **options))
+    model = _built(name, lambda: models.get_model(name, **{**options, **given}))
     size = _INCEPTION_IMAGE if name == "inception_v3" else getattr(model, "image_size", _IMAGE)
     return Loaded(name, model, torch.randn(1, 3, int(size), int(size)), random=not pretrained)
 
@@ -45,11 +45,11 @@ def _torchvision_names() -> Iterable[str]:
     return import_library("torchvision.models").list_models()
 
 
-def _timm(name: str, pretrained: bool) -> Loaded:
+def _timm(name: str, pretrained: bool, given: Mapping[str, Any]) -> Loaded:
     timm = import_library("timm", "timm")
     if not timm.is_model(name.split(".")[0]):
         raise unknown_model("timm", name, timm.list_models())
-    model = _built(name, lambda: timm.create_model(name, pretrained=pretrained))
+    model = _built(name, lambda: timm.create_model(name, pretrained=pretrained, **given))
     size = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, _IMAGE, _IMAGE))
     return Loaded(name, model, torch.randn(1, *size), random=not pretrained)
 
@@ -58,7 +58,7 @@ def _timm_names() -> Iterable[str]:
     return import_library("timm", "timm").list_models()
 
 
-def _hf(name: str, pretrained: bool) -> Loaded:
+def _hf(name: str, pretrained: bool, given: Mapping[str, Any]) -> Loaded:
     transformers = import_library("transformers", "hf")
     path = Path(name).expanduser()
     if not path.exists() and not pretrained:
@@ -70,7 +70,10 @@ def _hf(name: str, pretrained: bool) -> Loaded:
     folder = path.parent if path.is_file() else path
     try:
         config = transformers.AutoConfig.from_pretrained(
-            str(path) if local else name, local_files_only=local, trust_remote_code=False
+            str(path) if local else name,
+            local_files_only=local,
+            trust_remote_code=False,
+            **given,
         )
     except Exception as error:
         raise unusable(f"{name} cannot be built", error) from error
@@ -84,6 +87,7 @@ def _hf(name: str, pretrained: bool) -> Loaded:
                 local_files_only=local,
                 use_safetensors=True,
                 trust_remote_code=False,
+                config=config,
             ),
         )
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -53,14 +53,14 @@ class Source:
         How a model of it is written.
     summary : str
     build : callable
-        ``build(name, pretrained)`` returns the `Loaded` model.
+        ``build(name, pretrained, options)`` returns the `Loaded` model.
     names : callable or None
         All names that it knows, where there is such a list.
     """
 
     form: str
     summary: str
-    build: Callable[[str, bool], Loaded]
+    build: Callable[[str, bool, Mapping[str, Any]], Loaded]
     names: Callable[[], Iterable[str]] | None = None
 
 
@@ -70,7 +70,12 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 def load_model(
-    spec: str, *, pretrained: bool = False, input_shapes: Iterable[Shape] = (), seed: int = 0
+    spec: str,
+    *,
+    pretrained: bool = False,
+    input_shapes: Iterable[Shape] = (),
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """Build the model that a short specification names, with inputs that fit it.
 
@@ -88,6 +93,9 @@ def load_model(
         Shapes of positional inputs, in place of those that the source tells.
     seed : int
         Of random weights and random inputs; the global generator is left alone.
+    options : mapping, optional
+        Keyword arguments for what builds the model: the library's function, the callable, or, of
+        a Hugging Face model, its configuration.
 
     Returns
     -------
@@ -122,7 +130,7 @@ def load_model(
         build, rest = _from_callable, spec
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loaded = build(rest, pretrained)
+        loaded = build(rest, pretrained, options or {})
         inputs = _shaped(list(input_shapes), loaded.example_inputs)
     loaded.model.eval()
     return dataclasses.replace(loaded, name=spec, example_inputs=inputs)
@@ -185,11 +193,11 @@ def unusable(what: str, error: BaseException) -> InputError:
     return InputError(f"{what} ({reason}){advice}")
 
 
-def _from_callable(spec: str, pretrained: bool) -> Loaded:
+def _from_callable(spec: str, pretrained: bool, options: Mapping[str, Any]) -> Loaded:
     """``package.module:callable``."""
     function = locate(spec, "model")
     try:
-        value: Any = function()
+        value: Any = function(**options)
     except Exception as error:
         raise InputError(f"{spec} raised {type(error).__name__}: {error}") from error
     if isinstance(value, nn.Module):

@@ -49,6 +49,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
         load(model, path)
         return
     expected = model.state_dict()
+    # Weights from before PyTorch 0.4.1 do not count batches; PyTorch lets that pass as well.
+    uncounted = [n for n in expected if n.endswith(".num_batches_tracked") and n not in state]
+    state |= {name: expected[name] for name in uncounted}
     wrong = [
         f"{name} is {list(value.shape)} in the model and "
         + (f"{list(state[name].shape)} in the file" if name in state else "absent from the file")

@@ -1,0 +1,259 @@
+"""The steps that a recipe can have, each with the options of the function that it stands for."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from secateur.allocation import as_allocation
+from secateur.criteria.resolve import as_criterion
+from secateur.latency.runtimes import as_runtime
+from secateur.pruner import Pruner
+from secateur.recipes.base import Entry, named
+from secateur.request import as_budget, as_granularity
+from secateur.schedules.amounts import as_schedule
+from secateur.sparse.table import SparseGranularity
+
+__all__ = ["STEPS", "Export", "Finetune", "Prune", "Quantize", "Sparsify", "Step", "StepOptions"]
+
+
+class StepOptions(Entry):
+    """Options of one step.
+
+    Attributes
+    ----------
+    needs_data : bool
+        Whether it cannot do without.
+    """
+
+    needs_data: ClassVar[bool] = False
+
+
+class Finetune(StepOptions):
+    """Train; see :func:`secateur.recover`.
+
+    Attributes
+    ----------
+    batch_size : int or None
+        Examples in a batch; the recipe's by default.
+    seed : int or None
+        The recipe's seed and the number of the step by default.
+    """
+
+    needs_data: ClassVar[bool] = True
+
+    epochs: int = Field(10, ge=1)
+    lr: float = Field(0.01, gt=0, allow_inf_nan=False)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = Field(0.0, ge=0, le=1)
+    clip_norm: float | None = Field(None, gt=0)
+    batch_size: int | None = Field(None, ge=1)
+    seed: int | None = None
+
+
+class Deciding(StepOptions):
+    """What pruning and sparsifying have in common; see :func:`secateur.prune`.
+
+    Attributes
+    ----------
+    batches : int
+        How many training batches a criterion that looks at data is given.
+    recalibrate : int
+        On how many training batches batch norms are recalibrated afterwards; 0 for not.
+    steps, schedule
+        Of :class:`secateur.Pruner`: the budget is approached in so many steps.
+    finetune : Finetune or None
+        Training after every one of them.
+    """
+
+    granularity: str
+    criterion: str = "magnitude"
+    allocation: str = "global"
+    budget: dict[str, float] | None = None
+    ignore: list[str] = Field(default_factory=list)
+    min_keep: int = Field(1, ge=0)
+    seed: int | None = None
+    verify: bool = True
+    batches: int = Field(16, ge=1)
+    recalibrate: int = Field(8, ge=0)
+    steps: int = Field(1, ge=1)
+    schedule: str = "iterative"
+    finetune: Finetune | None = None
+
+    sparse: ClassVar[bool]
+
+    @field_validator("granularity")
+    @classmethod
+    def _granularity(cls, value: str) -> str:
+        row = named(as_granularity, value)
+        if isinstance(row, SparseGranularity) != cls.sparse:
+            other = "prune" if cls.sparse else "sparsify"
+            does = "takes units out" if cls.sparse else "makes zeros"
+            raise ValueError(f"granularity {value!r} {does}; write it in a step {other!r}")
+        return value
+
+    @field_validator("criterion")
+    @classmethod
+    def _criterion(cls, value: str) -> str:
+        named(as_criterion, value)
+        return value
+
+    @field_validator("allocation")
+    @classmethod
+    def _allocation(cls, value: str) -> str:
+        named(as_allocation, value)
+        return value
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule(cls, value: str) -> str:
+        named(as_schedule, value)
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _budget(
+        cls, value: dict[str, float] | None, info: ValidationInfo
+    ) -> dict[str, float] | None:
+        if value is not None and "granularity" in info.data:
+            row = as_granularity(info.data["granularity"])
+            named(lambda given: as_budget(row, given), value)
+        return value
+
+    @model_validator(mode="after")
+    def _on_the_way(self) -> Deciding:
+        named(lambda step: step.targets(), self)
+        if self.steps == 1 and self.finetune is not None:
+            raise ValueError("finetune is for several steps; write a step 'finetune' of its own")
+        return self
+
+    def targets(self) -> list[dict[str, float]]:
+        """The budget after every step of the schedule."""
+        # What is pruned does not matter for how much is; the class wants something to prune.
+        pruner = Pruner(
+            None,  # type: ignore[arg-type]
+            (),
+            schedule=self.schedule,
+            steps=self.steps,
+            granularity=self.granularity,
+            budget=self.budget,
+        )
+        return [pruner.target(step) for step in range(1, self.steps + 1)]
+
+
+class Prune(Deciding):
+    """Take units out. Budgets are fractions of the model that the recipe starts with."""
+
+    sparse: ClassVar[bool] = False
+
+    granularity: str = "channel"
+    round_to: Any = 1
+    latency: str | None = None
+
+    @field_validator("latency")
+    @classmethod
+    def _latency(cls, value: str | None) -> str | None:
+        if value is not None:
+            named(as_runtime, value)
+        return value
+
+    @field_validator("round_to")
+    @classmethod
+    def _round_to(cls, value: Any) -> Any:
+        rules = value.values() if isinstance(value, dict) and value else [value]
+        for rule in rules:
+            whole = isinstance(rule, int) and not isinstance(rule, bool) and rule >= 1
+            if not whole and rule != "auto":
+                raise ValueError(
+                    "round_to is a number from 1 on, 'auto', or one of them for every pattern of "
+                    "layer names"
+                )
+        return value
+
+
+class Sparsify(Deciding):
+    """Make units zero.
+
+    Attributes
+    ----------
+    compact : bool
+        Then take out what has become all-zero; see :func:`secateur.compact`.
+    """
+
+    sparse: ClassVar[bool] = True
+
+    granularity: str = "element"
+    compact: bool = False
+
+
+class Export(StepOptions):
+    """Write ONNX into ``exports/``; see :func:`secateur.export`."""
+
+    file: str = "model.onnx"
+    dynamic_batch: bool = True
+    opset: int | None = None
+    check: bool = True
+    tolerance: float = Field(1e-4, gt=0)
+
+
+class Quantize(StepOptions):
+    """Write ONNX in 8-bit integers into ``exports/``; see :func:`secateur.export.quantize`.
+
+    Attributes
+    ----------
+    batches : int
+        How many training batches the activations are measured on.
+    """
+
+    needs_data: ClassVar[bool] = True
+
+    file: str = "quantized.onnx"
+    method: Literal["static", "dynamic"] = "static"
+    per_channel: bool = True
+    reduce_range: bool = True
+    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
+    opset: int | None = None
+    batches: int = Field(8, ge=1)
+
+
+STEPS: dict[str, type[StepOptions]] = {
+    "prune": Prune,
+    "sparsify": Sparsify,
+    "finetune": Finetune,
+    "export": Export,
+    "quantize": Quantize,
+}
+
+
+class Step(Entry):
+    """One step: the name of what is done, with its options."""
+
+    prune: Prune | None = None
+    sparsify: Sparsify | None = None
+    finetune: Finetune | None = None
+    export: Export | None = None
+    quantize: Quantize | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_short(cls, value: Any) -> Any:
+        """``- export`` and ``- export:`` stand for all defaults."""
+        if isinstance(value, str):
+            value = {value: {}}
+        if not isinstance(value, dict) or len(value) != 1:
+            raise ValueError(f"a step is one of {', '.join(STEPS)}, with its options")
+        return {key: {} if options is None else options for key, options in value.items()}
+
+    @property
+    def kind(self) -> str:
+        """The name."""
+        return next(iter(self.model_fields_set))
+
+    @property
+    def options(self) -> StepOptions:
+        """The options."""
+        return getattr(self, self.kind)

@@ -1,0 +1,39 @@
+"""The step ``finetune``."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import nn
+
+from secateur.progress import Tick
+from secateur.recipes.outcome import Outcome
+from secateur.recipes.steps import Finetune
+from secateur.recipes.tasks import Task
+from secateur.recipes.work import EVALUATION_BATCH, Work
+from secateur.recover import recover
+
+__all__ = ["finetune"]
+
+
+def finetune(work: Work, task: Task, model: nn.Module, tick: Tick) -> Outcome:
+    """Train the model in place.
+
+    A run that was killed in here starts the step over: everything follows from the seed, so that
+    the result is the same.
+    """
+    options = task.options
+    assert isinstance(options, Finetune)
+    # Two trainings of one run are not to see the same order and the same dropout.
+    seed = work.recipe.seed + task.number if options.seed is None else options.seed
+    history = recover(
+        model,
+        work.training(options.batch_size, seed=seed),
+        validation=work.need_data().val.batches(EVALUATION_BATCH),
+        progress=tick,
+        seed=seed,
+        **options.model_dump(exclude={"batch_size", "seed"}),
+    )
+    epochs = [dataclasses.asdict(epoch) for epoch in history]
+    metrics = [{"epoch": epoch.pop("number"), **epoch} for epoch in epochs]
+    return Outcome(f"trained for {options.epochs} epochs", metrics=metrics)
