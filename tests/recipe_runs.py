@@ -20,7 +20,7 @@ steps:
   - finetune: {epochs: 2, lr: 0.1}
   - prune: {budget: {macs: 0.6}, criterion: taylor, batches: 2, recalibrate: 2}
   - sparsify: {granularity: "2:4", recalibrate: 0}
-  - finetune: {epochs: 1, lr: 0.02}
+  - finetune: {epochs: 2, lr: 0.02, ema: 0.9, distill: {features: [stages.0]}}
 report: false
 """
 

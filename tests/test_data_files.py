@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+import secateur
 from secateur.data import DataOptions, check_labels, load_data, load_part
 from secateur.errors import FileFormatError, InputError, MissingExtraError, UnknownNameError
 
@@ -95,6 +96,33 @@ def test_workers_change_neither_order_nor_augmentation(rows: Path) -> None:
     assert not torch.equal(passes[0][0][1], passes[0][1][1]), "the second pass has another order"
     plain = load_part(f"parquet:{rows}", "train").batches(16, shuffle=True, seed=3)
     assert not torch.equal(next(iter(plain))[0], passes[0][0][0]), "augmentation changes pixels"
+
+
+def test_training_on_images_goes_on_from_a_checkpoint_with_the_same_ones(
+    rows: Path, tmp_path: Path
+) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def trained(checkpoint: Path | None, stop: int | None = None) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
+        part = load_part(f"parquet:{rows}", "train", crop=2, flip=True)
+
+        def progress(done: int, total: int, text: str) -> None:
+            if done == stop:
+                raise StoppedError
+
+        secateur.recover(
+            model, part.batches(16, shuffle=True, seed=3), epochs=3, lr=1e-4,
+            checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
+        return model[1].weight.detach()
+
+    whole = trained(None)
+    with pytest.raises(StoppedError):
+        trained(tmp_path / "run", stop=5)
+    assert torch.equal(trained(tmp_path / "run"), whole)
 
 
 def test_only_training_passes_are_augmented_and_no_random_numbers_are_taken(rows: Path) -> None:

@@ -212,7 +212,7 @@ def options_of(function: object) -> dict[str, object]:
             "data loss evaluate engine journal progress optimizer ema form prune_inputs "
             "prune_outputs base",
         ),
-        (Finetune, recover, "validation progress"),
+        (Finetune, recover, "validation progress teacher checkpoint"),
         (STEPS["export"], secateur.export, ""),
         (Quantize, quantize, ""),
     ],

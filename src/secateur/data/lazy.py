@@ -145,18 +145,20 @@ class ImageBatches:
     shuffle: bool
     seed: int
     drop_last: bool
-    passes: int = 0
-    """How many passes were begun; the next one is that of this number."""
+
+    def __post_init__(self) -> None:
+        # Its state says which pass is the next, so that training can go on from a checkpoint.
+        self._generator = torch.Generator().manual_seed(self.seed)
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.part), self.batch_size)
         return whole + int(rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        number, self.passes = self.passes, self.passes + 1
         rows = self.part.rows
         seeds: list[int | None] = [None] * len(rows)
         if self.shuffle:
+            number = int(torch.randint(2**62, (), generator=self._generator))
             order = np.random.default_rng([self.seed, number]).permutation(len(rows))
             rows = rows[order]
             seeds = [_seed(self.seed, number, int(row)) for row in rows]

@@ -192,9 +192,13 @@ class RunFolder:
 
     def journal(self, task: str) -> Path:
         """What a search said of the copies that it tried out."""
+        return self.checkpoints(task) / "journal.jsonl"
+
+    def checkpoints(self, task: str) -> Path:
+        """Where a task keeps how far it is."""
         folder = self.path / "checkpoints" / task
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / "journal.jsonl"
+        return folder
 
 
 def _foreign(path: Path) -> bool:

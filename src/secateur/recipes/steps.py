@@ -11,6 +11,7 @@ from secateur.criteria.resolve import as_criterion
 from secateur.latency.runtimes import as_runtime
 from secateur.pruner import Pruner
 from secateur.recipes.base import Entry, named
+from secateur.recover import Distillation
 from secateur.request import as_budget, as_granularity
 from secateur.schedules.amounts import as_schedule
 from secateur.sparse.table import SparseGranularity
@@ -30,11 +31,35 @@ class StepOptions(Entry):
     needs_data: ClassVar[bool] = False
 
 
+class Distill(Entry):
+    """Learn from the model that the recipe starts with; see :class:`secateur.Distillation`.
+
+    Attributes
+    ----------
+    dtype : str or None
+        What the teacher runs in, such as ``bfloat16``.
+    """
+
+    temperature: float = Field(4.0, gt=0, allow_inf_nan=False)
+    alpha: float = Field(0.5, ge=0, le=1)
+    features: list[str] | dict[str, str] = Field(default_factory=list)
+    feature_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    dtype: str | None = None
+
+    @model_validator(mode="after")
+    def _of_something(self) -> Distill:
+        named(lambda step: Distillation(**step.model_dump()), self)
+        return self
+
+
 class Finetune(StepOptions):
     """Train; see :func:`secateur.recover`.
 
     Attributes
     ----------
+    distill : Distill or None
+        What is learned from the model that the recipe starts with; ``distill: {}`` for all
+        defaults.
     batch_size : int or None
         Examples in a batch; the recipe's by default.
     seed : int or None
@@ -51,6 +76,13 @@ class Finetune(StepOptions):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = Field(0.0, ge=0, le=1)
     clip_norm: float | None = Field(None, gt=0)
+    accumulate: int = Field(1, ge=1)
+    distill: Distill | None = None
+    recalibrate: bool | int = True
+    ema: float | None = Field(None, gt=0, lt=1)
+    patience: int | None = Field(None, ge=1)
+    autocast: bool = False
+    channels_last: bool = False
     batch_size: int | None = Field(None, ge=1)
     seed: int | None = None
 

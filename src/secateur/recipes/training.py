@@ -7,6 +7,7 @@ import dataclasses
 from torch import nn
 
 from secateur.progress import Tick
+from secateur.recipes.folder import START
 from secateur.recipes.outcome import Outcome
 from secateur.recipes.steps import Finetune
 from secateur.recipes.tasks import Task
@@ -17,11 +18,7 @@ __all__ = ["finetune"]
 
 
 def finetune(work: Work, task: Task, model: nn.Module, tick: Tick) -> Outcome:
-    """Train the model in place.
-
-    A run that was killed in here starts the step over: everything follows from the seed, so that
-    the result is the same.
-    """
+    """Train the model in place; a run that was killed in here goes on after its last epoch."""
     options = task.options
     assert isinstance(options, Finetune)
     # Two trainings of one run are not to see the same order and the same dropout.
@@ -30,9 +27,12 @@ def finetune(work: Work, task: Task, model: nn.Module, tick: Tick) -> Outcome:
         model,
         work.training(options.batch_size, seed=seed),
         validation=work.need_data().val.batches(EVALUATION_BATCH),
+        teacher=None if options.distill is None else work.model_at(START),
+        distill=None if options.distill is None else options.distill.model_dump(),
+        checkpoint=work.folder.checkpoints(task.name),
         progress=tick,
         seed=seed,
-        **options.model_dump(exclude={"batch_size", "seed"}),
+        **options.model_dump(exclude={"batch_size", "seed", "distill"}),
     )
     epochs = [dataclasses.asdict(epoch) for epoch in history]
     metrics = [{"epoch": epoch.pop("number"), **epoch} for epoch in epochs]
