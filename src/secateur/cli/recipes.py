@@ -58,7 +58,8 @@ def run(
         where = "" if out is None else f" --out {out}"
         typer.echo(f"stopped; go on with: {again}{where} --resume", err=True)
         raise typer.Exit(STOPPED) from None
-    _show_result(console, result)
+    if int(os.environ.get("RANK", "0")) == 0:
+        _show_result(console, result)
 
 
 def init(
