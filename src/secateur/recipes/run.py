@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -174,10 +175,10 @@ def _carry_out(
 ) -> RunResult:
     with steps.step("Opening model and data"), ranks.joined("opening model and data"):
         work = open_work(read, folder, data, ranks)
-    stages = [_stage(work, START, lambda: _begin(work, steps))]
+    stages = [_stage(work, START, partial(_begin, work, steps))]
     for task in tasks_of(read.recipe):
-        stages.append(_stage(work, task.name, lambda: _do(work, task, stages[-1], steps)))  # noqa: B023
-        ranks.leading("metrics", lambda: _write_metrics(folder, stages))
+        stages.append(_stage(work, task.name, partial(_do, work, task, stages[-1], steps)))
+        ranks.leading("metrics", partial(_write_metrics, folder, stages))
     weights = folder.path / "model.safetensors"
     report = ranks.leading("the report", lambda: _finish(work, stages, begun, weights, steps))
     return RunResult(folder.path, weights, stages, report)
