@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "secateur"
 # Bottom to top. A part imports from the lines below its own, and from itself.
 LAYERS = """
 errors
-registry inputs locate files quiet tensors bits parametrizations
+registry inputs locate files quiet tensors bits parametrizations ranks
 specs container progress budget
 graph plan engines
 masks
@@ -39,6 +39,7 @@ prune sensitivity
 pruner report compact
 demo recipes
 cli
+__main__
 """
 LEVEL = {
     part: level for level, line in enumerate(LAYERS.strip().split("\n")) for part in line.split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ from secateur.criteria import Scorer
 from secateur.graph.graph import Graph
 from secateur.inputs import Inputs
 from secateur.plan import Plan
-from secateur.request import TRYING, Request
+from secateur.request import SAME_CALL, TRYING, Request
 from secateur.selection import Selection, select
 
 __all__ = ["ByBudget", "Choice", "Chooser", "Planner", "Task", "Values"]
@@ -66,6 +67,9 @@ class Task:
         self.costs = CostModel(graph, model, measures=request.limited, table=request.latency)
         self.base = request.base or self.costs.dense
         self.scores = scorer.classes(graph)
+        if request.ranks.size > 1:
+            digest = hashlib.sha256(self.scores.values.tobytes() + self.scores.judged.tobytes())
+            request.ranks.same("the scores", digest.hexdigest()[:16], SAME_CALL)
 
     def choice(self, budget: dict[str, float] | None) -> Choice:
         """What goes under a budget, in fractions; None for all that may."""

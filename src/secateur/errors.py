@@ -21,6 +21,7 @@ __all__ = [
     "NothingToPruneError",
     "ParityError",
     "PlanError",
+    "RankError",
     "RecipeError",
     "SecateurError",
     "UnknownNameError",
@@ -60,6 +61,10 @@ class PlanError(SecateurError, ValueError):
 
 class EngineError(SecateurError, RuntimeError):
     """Candidates cannot be evaluated where they were to be: workers die, or none answers."""
+
+
+class RankError(SecateurError, RuntimeError):
+    """Another process of the same run failed, or does something else; every process raises."""
 
 
 class RecipeError(SecateurError, ValueError):

@@ -15,6 +15,7 @@ from secateur.choose import Chooser
 from secateur.criteria import Criterion
 from secateur.decide import Decision, decide
 from secateur.engines import Engine
+from secateur.engines.fingerprint import fingerprint
 from secateur.errors import InputError, ParityError
 from secateur.granularity import Granularity
 from secateur.graph.trace import Trace, record
@@ -24,8 +25,9 @@ from secateur.layerwise import Refit
 from secateur.observing import repeatable
 from secateur.profiling.recorded import profile_recorded
 from secateur.proof import Proof
+from secateur.ranks import ALONE, found_ranks
 from secateur.refit import refit
-from secateur.request import Request, check_model, resolve, with_latency
+from secateur.request import SAME_CALL, Request, check_model, resolve, with_latency
 from secateur.result import GroupSummary, Result
 from secateur.rounding import RoundTo
 from secateur.sparse.table import SparseGranularity
@@ -64,6 +66,7 @@ def prune(
     prune_inputs: bool = False,
     prune_outputs: bool = False,
     base: Mapping[str, float] | None = None,
+    accelerator: Any = None,
 ) -> Result:
     """Remove the least important units of a model, physically and exactly.
 
@@ -130,6 +133,9 @@ def prune(
     base : mapping, optional
         Costs that the budget's fractions refer to, default the model's own: pruning in steps
         counts from the model as it was first. ``result.costs`` has them.
+    accelerator : accelerate.Accelerator, optional
+        Every process makes the same call. Model, scores and plan have to be the same in all of
+        them, bit for bit, which is checked before anything is changed.
 
     Returns
     -------
@@ -148,6 +154,8 @@ def prune(
         The engine does not answer, or its workers die again and again.
     ParityError
         The smaller model differs from the masked one; the model was restored bit for bit.
+    RankError
+        Another process of `accelerator` failed.
 
     Examples
     --------
@@ -178,7 +186,24 @@ def prune(
         engine=engine,
         journal=journal,
         progress=progress,
+        ranks=ALONE if accelerator is None else found_ranks(accelerator),
     )
+    with request.ranks.joined("pruning"):
+        return _pruned(model, inputs, request, latency, form, verify, optimizer, ema)
+
+
+def _pruned(
+    model: nn.Module,
+    inputs: Inputs,
+    request: Request,
+    latency: LatencyTable | str | None,
+    form: str,
+    verify: bool,
+    optimizer: torch.optim.Optimizer | None,
+    ema: nn.Module | None,
+) -> Result:
+    if request.ranks.size > 1:
+        request.ranks.same("the model", fingerprint(model)[:16], SAME_CALL)
     nonzero = check_model(model)
     if isinstance(request.granularity, SparseGranularity):
         if form == "graph":
@@ -280,6 +305,7 @@ def _cut(
     known = Amendments()
     while True:
         decision = decide(model, inputs, recorded, request, known, choose)
+        request.agreed(decision.plan)
         if ema is not None:
             check_fits(decision.plan, ema)
         try:

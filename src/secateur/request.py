@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,14 +19,17 @@ from secateur.granularity import GRANULARITIES, Granularity
 from secateur.ignored import ignored_tensors
 from secateur.inputs import Inputs
 from secateur.latency import LatencyTable, as_runtime
+from secateur.plan import Plan
 from secateur.profiling.census import census
+from secateur.ranks import ALONE, Ranks
 from secateur.rounding import Rounding, RoundTo, as_rounding
 from secateur.sparse.table import SparseGranularity, as_sparse
 
-__all__ = ["TRYING", "Request", "check_model", "resolve", "with_latency"]
+__all__ = ["SAME_CALL", "TRYING", "Request", "check_model", "resolve", "with_latency"]
 
 TRYING = "trying models out"
 """What a search is at, for `Request.told`."""
+SAME_CALL = "prune the same model with the same data and seed in every process"
 
 
 @dataclasses.dataclass
@@ -51,6 +55,20 @@ class Request:
     engine: Engine | None = None
     journal: str | os.PathLike[str] | None = None
     progress: Callable[[int, int | None, str], None] | None = None
+    ranks: Ranks = ALONE
+
+    def agreed(self, plan: Plan) -> Plan:
+        """The plan, which every process has to have come to.
+
+        Raises
+        ------
+        InputError
+            In every process, where one has another.
+        """
+        if self.ranks.size > 1:
+            digest = hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]
+            self.ranks.same("the plan", digest, SAME_CALL)
+        return plan
 
     def told(self, what: str) -> Callable[[int, int | None], None] | None:
         """What to call with how far something is, and how far it goes; None for nobody."""

@@ -52,6 +52,7 @@ def sparsify(
     chosen, masks = _chosen(model, inputs, request, granularity, weights, dict(held))
     plan = Plan(settings={**request.settings, **chosen.settings}, masks=masks)
     plan.shapes = {weight.name: list(weight.shape) for weight in weights}
+    request.agreed(plan)
     refitted = refit(model, inputs, plan, request, *_amounts(granularity, plan, held))
     with transaction(model):
         expected = None

@@ -54,7 +54,8 @@ def run(
     where = "" if out is None else f" --out {out}"
     when_stopped(f"go on with: {again}{where} --resume")
     result = run_recipe(read, out=out, resume=resume, console=progress)
-    _show_result(console, result)
+    if int(os.environ.get("RANK", "0")) == 0:
+        _show_result(console, result)
 
 
 def init(

@@ -69,15 +69,15 @@ class RunFolder:
         self.exports = path / "exports"
         self._stages = path / "stages"
 
-    def open(self, recipe: Recipe, environment: dict[str, str], *, resume: bool) -> dict[str, str]:
-        """Begin a run, or go on with one; the environment that it was begun in.
+    def open(self, recipe: Recipe, environment: dict[str, str], *, resume: bool) -> None:
+        """Begin a run, or go on with one.
 
         Raises
         ------
         RecipeError
             When there is a run already and it is not to go on, or it is of another recipe.
         """
-        written, kept = self.path / "recipe.yaml", self.path / "environment.json"
+        written = self.path / "recipe.yaml"
         begun = self.read_stage(START) is not None
         if begun:
             if not resume:
@@ -96,7 +96,10 @@ class RunFolder:
             if not begun:
                 self.write_json("environment.json", environment)
                 self.write("recipe.yaml", yaml.safe_dump(_values(recipe), sort_keys=False))
-        return json.loads(kept.read_text(encoding="utf-8"))
+
+    def environment(self) -> dict[str, str]:
+        """The environment that the run was begun in."""
+        return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

@@ -9,6 +9,8 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,6 +23,7 @@ from secateur.files import replacing
 from secateur.persist import save
 from secateur.profiling import profile
 from secateur.progress import Steps, Tick
+from secateur.ranks import Ranks, found_ranks
 from secateur.recipes.deciding import decide_and_cut
 from secateur.recipes.exporting import export_model, quantize_model
 from secateur.recipes.folder import START, RunFolder, writing
@@ -49,6 +52,10 @@ _DOING: dict[str, Doing] = {
     "export": export_model,
     "quantize": quantize_model,
 }
+
+
+_TOGETHER = ("finetune",)
+"""What every process takes part in; the first one does the others alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +87,7 @@ def run_recipe(
     resume: bool = False,
     data: Data | Mapping[str, Any] | None = None,
     console: Console | None = None,
+    accelerator: Any = None,
 ) -> RunResult:
     """Carry a recipe out.
 
@@ -101,6 +109,10 @@ def run_recipe(
         In place of the recipe's: parts as pairs of tensors or torch DataLoaders.
     console : rich.console.Console, optional
         Where progress goes; silent by default.
+    accelerator : accelerate.Accelerator or False, optional
+        As for :func:`secateur.recover`: processes that train together. The first of them does
+        everything else and writes everything; the others read what it wrote, so the folder has to
+        be one that all of them see.
 
     Returns
     -------
@@ -112,13 +124,17 @@ def run_recipe(
         When the recipe, what it names or the folder cannot be used; the message names line and key.
     FileFormatError
         When a stage was changed since it was written.
+    RankError
+        When another process failed.
     SecateurError
         What the functions raise that the steps stand for.
     """
     read = recipe if isinstance(recipe, Read) else read_recipe(recipe, overrides)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / read.recipe.name)
-    with folder.alone():
-        return _run(read, folder, data, console, resume)
+    ranks = found_ranks(accelerator)
+    with ExitStack() as stack:
+        ranks.leading("opening the folder", lambda: stack.enter_context(folder.alone()))
+        return _run(read, folder, data, console if ranks.leads else None, resume, ranks)
 
 
 def _run(
@@ -127,9 +143,11 @@ def _run(
     data: Data | Mapping[str, Any] | None,
     console: Console | None,
     resume: bool,
+    ranks: Ranks,
 ) -> RunResult:
     here = {**environment(), "threads": str(torch.get_num_threads())}
-    begun = folder.open(read.recipe, here, resume=resume)
+    ranks.leading("opening the run", lambda: folder.open(read.recipe, here, resume=resume))
+    begun = folder.environment()
     for package in ("torch", "processor"):
         if begun[package] != here[package]:
             warnings.warn(
@@ -142,7 +160,7 @@ def _run(
     torch.set_num_threads(int(begun["threads"]))
     try:
         with Steps(console) as steps:
-            return _carry_out(read, folder, data, steps, begun)
+            return _carry_out(read, folder, data, steps, begun, ranks)
     finally:
         torch.set_num_threads(threads)
 
@@ -153,23 +171,48 @@ def _carry_out(
     data: Data | Mapping[str, Any] | None,
     steps: Steps,
     begun: dict[str, str],
+    ranks: Ranks,
 ) -> RunResult:
-    with steps.step("Opening model and data"):
-        work = open_work(read, folder, data)
-    stages = [_kept(folder, START) or _begin(work, steps)]
+    with steps.step("Opening model and data"), ranks.joined("opening model and data"):
+        work = open_work(read, folder, data, ranks)
+    stages = [_stage(work, START, partial(_begin, work, steps))]
     for task in tasks_of(read.recipe):
-        known = _kept(folder, task.name)
-        stages.append(known or _do(work, task, stages[-1], steps))
-        _write_metrics(folder, stages)
+        stages.append(_stage(work, task.name, partial(_do, work, task, stages[-1], steps)))
+        ranks.leading("metrics", partial(_write_metrics, folder, stages))
     weights = folder.path / "model.safetensors"
+    report = ranks.leading("the report", lambda: _finish(work, stages, begun, weights, steps))
+    return RunResult(folder.path, weights, stages, report)
+
+
+def _finish(
+    work: Work,
+    stages: list[dict[str, Any]],
+    begun: dict[str, str],
+    weights: Path,
+    steps: Steps,
+) -> Path | None:
+    """Write what is made of the stages; the report's path, if there is one."""
+    folder = work.folder
     with writing(weights), replacing(weights) as draft:
         shutil.copyfile(folder.weights(stages[-1]["weights"]), draft)
     write_events(_lines(stages), folder.path / "tensorboard")
-    report = None
-    if read.recipe.report.enabled:
-        with steps.step("Writing the report"), writing(folder.path / "report.html"):
-            report = write_summary(work, stages, begun)
-    return RunResult(folder.path, weights, stages, report)
+    if not work.recipe.report.enabled:
+        return None
+    with steps.step("Writing the report"), writing(folder.path / "report.html"):
+        return write_summary(work, stages, begun)
+
+
+def _stage(work: Work, name: str, make: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+    """A stage that is there, or is made now; the same notes in every process."""
+    known = _kept(work.folder, name)
+    advice = "give all of them one folder that every machine sees"
+    work.ranks.same(f"whether there is a stage {name}", known is not None, advice)
+    if known is None:
+        known = make()
+        # The others read what the first process wrote.
+        known = known or _kept(work.folder, name)
+    assert known is not None
+    return known
 
 
 def _kept(folder: RunFolder, name: str) -> dict[str, Any] | None:
@@ -180,21 +223,35 @@ def _kept(folder: RunFolder, name: str) -> dict[str, Any] | None:
     return known
 
 
-def _begin(work: Work, steps: Steps) -> dict[str, Any]:
-    """Keep the model that the run begins with."""
-    with steps.step("Measuring the model"):
-        return _keep(work, START, start(work.read), Outcome("at the start"), {}, 0.0)
+def _begin(work: Work, steps: Steps) -> dict[str, Any] | None:
+    """Keep the model that the run begins with; None in processes that follow."""
+
+    def begin() -> dict[str, Any]:
+        with steps.step("Measuring the model"):
+            return _keep(work, START, start(work.read), Outcome("at the start"), {}, 0.0)
+
+    return work.ranks.leading(START, begin)
 
 
-def _do(work: Work, task: Task, last: dict[str, Any], steps: Steps) -> dict[str, Any]:
-    """Carry one task out on the model as the last one left it."""
+def _do(work: Work, task: Task, last: dict[str, Any], steps: Steps) -> dict[str, Any] | None:
+    """Carry one task out on the model as the last one left it; None in processes that follow."""
     started = time.perf_counter()
-    with steps.step(f"{task.number:02d} {task.kind}") as tick:
-        model = work.model_at(last["weights"])
-        with work.read.at(*task.key):
-            outcome = _DOING[task.kind](work, task, model, tick)
+
+    def keep(model: nn.Module, outcome: Outcome) -> dict[str, Any]:
         seconds = time.perf_counter() - started
         return _keep(work, task.name, model, outcome, last, seconds)
+
+    def do(tick: Tick) -> tuple[nn.Module, Outcome]:
+        model = work.model_at(last["weights"])
+        with work.read.at(*task.key):
+            return model, _DOING[task.kind](work, task, model, tick)
+
+    with steps.step(f"{task.number:02d} {task.kind}") as tick:
+        if task.kind in _TOGETHER:
+            with work.ranks.joined(task.name):
+                done = do(tick)
+            return work.ranks.leading(f"keeping {task.name}", lambda: keep(*done))
+        return work.ranks.leading(task.name, lambda: keep(*do(tick)))
 
 
 def _keep(

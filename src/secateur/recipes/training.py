@@ -32,6 +32,7 @@ def finetune(work: Work, task: Task, model: nn.Module, tick: Tick) -> Outcome:
         checkpoint=work.folder.checkpoints(task.name),
         progress=tick,
         seed=seed,
+        accelerator=work.ranks.accelerator or False,
         **options.model_dump(exclude={"batch_size", "seed", "distill"}),
     )
     epochs = [dataclasses.asdict(epoch) for epoch in history]

@@ -17,6 +17,7 @@ from secateur.models import load_model
 from secateur.models.weights import load_weights
 from secateur.persist import load
 from secateur.plan import history
+from secateur.ranks import ALONE, Ranks
 from secateur.recipes.folder import RunFolder
 from secateur.recipes.reading import Read
 from secateur.recipes.schema import DataEntry, Recipe
@@ -38,12 +39,15 @@ class Work:
     data : Data or None
     inputs : Inputs
         One example that the model accepts.
+    ranks : Ranks
+        The processes that carry the recipe out.
     """
 
     read: Read
     folder: RunFolder
     data: Data | None
     inputs: Inputs
+    ranks: Ranks = ALONE
 
     @property
     def recipe(self) -> Recipe:
@@ -104,7 +108,12 @@ class First:
         return iter(self._kept)
 
 
-def open_work(read: Read, folder: RunFolder, data: Data | Mapping[str, Any] | None) -> Work:
+def open_work(
+    read: Read,
+    folder: RunFolder,
+    data: Data | Mapping[str, Any] | None,
+    ranks: Ranks = ALONE,
+) -> Work:
     """Load the data, build the model once, and see whether they fit.
 
     Raises
@@ -127,7 +136,7 @@ def open_work(read: Read, folder: RunFolder, data: Data | Mapping[str, Any] | No
     with read.at("data"):
         if loaded is not None:
             _check(model, output, loaded)
-    return Work(read, folder, loaded, inputs)
+    return Work(read, folder, loaded, inputs, ranks)
 
 
 def build(read: Read) -> nn.Module:

@@ -11,9 +11,11 @@ from torch import nn
 from secateur.errors import InputError
 from secateur.inputs import evaluating
 from secateur.observing.batches import Loss, default_loss
-from secateur.recover.batches import count_hits, examples_in, predict
+from secateur.ranks import ALONE, Ranks
+from secateur.recover.batches import count_hits, device_of, examples_in, forward
+from secateur.recover.spreading import own_rows
 
-__all__ = ["Score", "Tally", "accuracy", "evaluate"]
+__all__ = ["Score", "Tally", "accuracy", "counted", "evaluate", "evaluate_together"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +58,19 @@ class Tally:
 
     def add(self, loss: float, output: Any, targets: Any) -> None:
         """Add one batch: its mean loss, the model's output and the targets."""
-        size = examples_in(targets)
-        self.count += size
-        self._loss += loss * size
-        hits, labels = count_hits(output, targets)
-        self._hits += hits
-        self._labels += labels
+        self.include(counted(loss, output, targets))
+
+    def include(self, counts: list[float]) -> None:
+        """Add what `counted` counted."""
+        self._loss += counts[0]
+        self.count += int(counts[1])
+        self._hits += int(counts[2])
+        self._labels += int(counts[3])
+
+    @property
+    def counts(self) -> list[float]:
+        """Everything so far, as `counted` gives it."""
+        return [self._loss, self.count, self._hits, self._labels]
 
     @property
     def loss(self) -> float:
@@ -76,6 +85,19 @@ class Tally:
     def __str__(self) -> str:
         hits = "" if self.accuracy is None else f"  accuracy {100 * self.accuracy:.1f} %"
         return f"loss {self.loss:.3f}{hits}"
+
+
+def counted(loss: float, output: Any, targets: Any) -> list[float]:
+    """What counts of a batch: sum of the loss, examples, hits, labels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> counted(0.5, torch.eye(2), torch.tensor([0, 0]))
+    [1.0, 2, 1, 2]
+    """
+    size = examples_in(targets)
+    return [loss * size, size, *count_hits(output, targets)]
 
 
 def evaluate(
@@ -111,15 +133,24 @@ def evaluate(
     >>> evaluate(model, [(torch.eye(2), torch.tensor([0, 0]))]).accuracy
     0.5
     """
+    return evaluate_together(model, batches, loss, ALONE)
+
+
+def evaluate_together(
+    model: nn.Module, batches: Iterable[Any], loss: Loss | None, ranks: Ranks
+) -> Score:
+    """As `evaluate`, with every process measuring its rows of each batch."""
     criterion = default_loss if loss is None else loss
     tally = Tally()
-    with evaluating(model):
-        for batch in batches:
-            output, targets = predict(model, batch)
+    with evaluating(model), ranks.joined("evaluation"):
+        for inputs, targets in own_rows(batches, device_of(model), ranks):
+            output = forward(model, inputs)
             tally.add(float(criterion(output, targets)), output, targets)
-    if not tally.count:
+    total = Tally()
+    total.include(ranks.sums(tally.counts))
+    if not total.count:
         raise InputError("no batches to evaluate on; an exhausted generator yields none twice")
-    return Score(tally.loss, tally.accuracy, tally.count)
+    return Score(total.loss, total.accuracy, total.count)
 
 
 def accuracy(model: nn.Module, batches: Iterable[Any]) -> float:

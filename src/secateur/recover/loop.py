@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from secateur.engines.fingerprint import fingerprint
 from secateur.errors import InputError
 from secateur.observing.batches import Loss
 from secateur.recover.averaging import Average
@@ -17,11 +18,12 @@ from secateur.recover.batches import device_of
 from secateur.recover.batchnorm import recalibrate_batchnorm
 from secateur.recover.checkpoint import Checkpoint, fitting
 from secateur.recover.contents import buffers_kept, contents, put_back
-from secateur.recover.evaluate import Score, Tally, evaluate
+from secateur.recover.evaluate import Score, Tally, evaluate_together
 from secateur.recover.generators import Generators
 from secateur.recover.history import Epoch, History
 from secateur.recover.optimizers import Rates
 from secateur.recover.settings import Settings
+from secateur.recover.spreading import alike
 from secateur.recover.stepping import Stepper, grouped
 from secateur.recover.stopping import Best
 from secateur.recover.teaching import Teaching
@@ -62,7 +64,8 @@ class Loop:
         self.history = History()
         self._stepper, self._rates, self._teaching = stepper, rates, teaching
         self._batches, self._loss, self._validation = batches, loss, validation
-        self._progress = progress
+        self._ranks = stepper.spread.ranks
+        self._progress = progress if self._ranks.leads else None
         self._done = 0
         self._per_epoch = 0
         if isinstance(batches, Sized):
@@ -74,8 +77,9 @@ class Loop:
 
     def run(self, checkpoint: Checkpoint | None) -> History:
         """Train to the end, from the checkpoint's epoch if it has one."""
-        if checkpoint is not None and checkpoint.exists():
-            self._load(checkpoint.load())
+        if checkpoint is not None and self._begun(checkpoint):
+            with self._ranks.joined("reading the checkpoint"):
+                self._load(checkpoint.load())
         else:
             with buffers_kept(self.model, unless=lambda: self._done > 0):
                 self._recalibrate()
@@ -86,7 +90,19 @@ class Loop:
             self._epoch(len(self.history) + 1)
             self._save(checkpoint)
         self._finish()
+        if self._ranks.size > 1:
+            self._ranks.same(
+                "the trained weights", fingerprint(self.model)[:16],
+                "do not change the model in one process alone while it is trained",
+            )  # fmt: skip
         return self.history
+
+    def _begun(self, checkpoint: Checkpoint) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        there = checkpoint.exists()
+        advice = "give all of them one folder that every machine sees"
+        self._ranks.same("whether there is a checkpoint", there, advice)
+        return there
 
     @property
     def _finished(self) -> bool:
@@ -97,7 +113,7 @@ class Loop:
         started = time.perf_counter()
         _tell_epoch(self._batches, number - 1)
         tally = Tally()
-        for group in grouped(self._batches, self.settings.accumulate):
+        for group in grouped(alike(self._batches, self._ranks), self.settings.accumulate):
             self._rates.set(self._position(number))
             self._stepper.step(group, tally)
             if self._average is not None:
@@ -138,7 +154,7 @@ class Loop:
             if self._average is not None:
                 # Averaged weights make activations that no batch has counted yet.
                 self._recalibrate()
-            score = evaluate(self.model, self._validation, self._loss)
+            score = evaluate_together(self.model, self._validation, self._loss, self._ranks)
             if self._best is not None:
                 self._best.see(number, score)
         return score
@@ -146,11 +162,13 @@ class Loop:
     def _recalibrate(self) -> None:
         count = self.settings.recalibration_batches(self._batches)
         if count:
-            recalibrate_batchnorm(self.model, self._batches, max_batches=count)
+            with self._ranks.joined("recalibration"):
+                recalibrate_batchnorm(self.model, self._batches, max_batches=count)
+            self._ranks.follow(self.model.buffers())
 
     def _save(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:
-            checkpoint.save(self._state())
+            self._ranks.leading("a checkpoint", lambda: checkpoint.save(self._state()))
 
     def _finish(self) -> None:
         if self._best is not None:
@@ -177,6 +195,7 @@ class Loop:
     def _load(self, state: dict[str, Any]) -> None:
         self.history.epochs = [Epoch(**epoch) for epoch in state["history"]]
         self._done, self._per_epoch = state["done"], state["per_epoch"]
+        self._stepper.steps = self._done
         fitting("model", lambda values: put_back(self.model, values), state["model"])
         fitting("optimizer", self._stepper.engine.load_state_dict, state["optimizer"])
         if self._average is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError
-from secateur.inputs import Inputs, named_tensors
+from secateur.inputs import Inputs
 from secateur.observing.batches import Loss, batch_loss, read_batch
 from secateur.recover.batches import device_of, forward
-from secateur.recover.evaluate import Tally
+from secateur.recover.evaluate import Tally, counted
 from secateur.recover.settings import Settings
+from secateur.recover.spreading import Spread, size_of
 from secateur.recover.teaching import Teaching
 
 __all__ = ["Stepper", "grouped"]
@@ -31,6 +33,8 @@ class Stepper:
     engine : torch.optim.Optimizer
     settings : Settings
     teaching : Teaching, optional
+    spread : Spread, optional
+        The processes that compute each batch together; this one alone if not given.
     """
 
     def __init__(
@@ -40,7 +44,10 @@ class Stepper:
         engine: torch.optim.Optimizer,
         settings: Settings,
         teaching: Teaching | None = None,
+        spread: Spread | None = None,
     ) -> None:
+        self.spread = Spread(model) if spread is None else spread
+        self.steps = 0
         self.model, self.engine, self.settings = model, engine, settings
         self._loss, self._teaching = loss, teaching
         self._device = device_of(model)
@@ -57,30 +64,40 @@ class Stepper:
         self.engine.zero_grad(set_to_none=True)
         # A mean of means is the mean over all only if each counts by its examples.
         sizes = [_size(batch) for batch in batches] if len(batches) > 1 else [1]
-        for batch, size in zip(batches, sizes, strict=True):
-            self._backward(batch, size / sum(sizes), tally)
+        for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), 1):
+            self._backward(batch, size / sum(sizes), tally, last=number == len(batches))
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         self.engine.step()
+        self.steps += 1
         if self._teaching is not None:
             self._teaching.step()
 
-    def _backward(self, batch: Any, share: float, tally: Tally) -> None:
+    def _backward(self, batch: Any, share: float, tally: Tally, *, last: bool) -> None:
         inputs, targets = read_batch(batch, self._device)
         if self.settings.channels_last:
             inputs = inputs.replaced(_channels_last)
+        inputs, targets, own = self.spread.rows(inputs, targets)
+        ranks = self.spread.ranks
         watching = contextlib.nullcontext() if self._teaching is None else self._teaching.watching()
-        with watching:
-            with self._autocast():
-                output = forward(self.model, inputs)
+        with self.spread.computing(own, last=last, at=self.steps):
+            with watching, self._autocast():
+                output = forward(self.spread.network, inputs)
                 value = self._objective(inputs, output, targets)
-            if not bool(torch.isfinite(value.detach())):
+            counts = counted(float(value.detach()), output, targets)
+            if ranks.size > 1:
+                # What one process finds wrong, all of them have to.
+                counts = ranks.sums(counts if own else [0.0] * len(counts))
+            loss = counts[0] / counts[1]
+            if not math.isfinite(loss):
                 raise InputError(
-                    f"the training loss is {float(value.detach())}: lower lr, set clip_norm, "
+                    f"the training loss is {loss}: lower lr, set clip_norm, "
                     "or look for NaN in the data or weights"
                 )
-            (value if share == 1 else value * share).backward()
-        tally.add(float(value.detach()), output, targets)
+            # Replicas average their gradients: a share of the sum is so many times that of one.
+            weight = share * own * ranks.size
+            (value if weight == 1 else value * weight).backward()
+        tally.include(counts)
 
     def _objective(self, inputs: Inputs, output: Any, targets: Any) -> Tensor:
         if self._teaching is None:
@@ -114,12 +131,8 @@ def grouped(batches: Iterable[Any], count: int) -> Iterator[list[Any]]:
 
 
 def _size(batch: Any) -> int:
-    """Examples in a batch: the first dimension of its first input."""
-    inputs: Inputs = read_batch(batch)[0]
-    for _, tensor in named_tensors((inputs.args, inputs.kwargs)):
-        if tensor.ndim:
-            return len(tensor)
-    return 1
+    """Examples in a batch."""
+    return size_of(read_batch(batch)[0])
 
 
 def _channels_last(name: str, tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import ExitStack, contextmanager
@@ -10,9 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.engines.fingerprint import fingerprint
 from secateur.errors import InputError
 from secateur.observing.batches import Loss
 from secateur.observing.standins import all_seeded
+from secateur.ranks import found_ranks
 from secateur.recover.checkpoint import Checkpoint, described_model
 from secateur.recover.contents import channels_last as channels_last_inside
 from secateur.recover.distillation import Distillation, as_distillation
@@ -20,6 +23,7 @@ from secateur.recover.history import History
 from secateur.recover.loop import Loop, Progress
 from secateur.recover.optimizers import Rates, make_optimizer
 from secateur.recover.settings import Settings
+from secateur.recover.spreading import Spread, placed
 from secateur.recover.stepping import Stepper
 from secateur.recover.teaching import Teaching
 
@@ -51,6 +55,7 @@ def recover(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     seed: int = 0,
+    accelerator: Any = None,
 ) -> History:
     """Train a model in place, to win back what pruning cost.
 
@@ -131,6 +136,12 @@ def recover(
     seed : int
         Seed of the generators of PyTorch, Python and NumPy inside (dropout, augmentation); their
         state outside is restored.
+    accelerator : accelerate.Accelerator or False, optional
+        The processes to train in, by default those that ``accelerate launch`` or ``torchrun``
+        started this one among; False trains in this one alone. Every process makes the same call
+        with the same data, and computes its rows of every batch: a step is that of one process
+        with the same batches, but for rounding and dropout. The first process alone writes
+        checkpoints and tells progress.
 
     Returns
     -------
@@ -144,6 +155,8 @@ def recover(
         model rejects a batch, the teacher does not fit the model, the checkpoint is of another
         run or cannot be written, or the loss is not finite. Until the first step, the model is
         as it was; afterwards its weights are those of the last step.
+    RankError
+        When another process failed.
     UnknownNameError
         For an unknown optimizer, schedule, module or option of ``distill``.
     FileFormatError
@@ -168,26 +181,37 @@ def recover(
         epochs, lr, optimizer, momentum, weight_decay, schedule, warmup, clip_norm, accumulate,
         recalibrate, ema, patience, autocast, channels_last, seed,
     )  # fmt: skip
-    settings.check_batches(train_batches, validation)
-    engine = make_optimizer(model, settings)
-    teaching = None
-    if teacher is not None:
-        teaching = Teaching(model, teacher, as_distillation(distill))
-    elif distill is not None:
-        raise InputError("distill needs teacher=, the model to learn from")
-    kept = None
-    if checkpoint is not None:
-        _check_followed(engine)
-        about = _about(model, settings, loss, train_batches, validation, teaching)
-        kept = Checkpoint(checkpoint, about)
-    rates = Rates(engine, schedule, warmup)
+    ranks = found_ranks(accelerator)
+    if ranks.size > 1 and ranks.accelerator.mixed_precision == "bf16":
+        settings = dataclasses.replace(settings, autocast=True)
     with ExitStack() as stack:
+        with ranks.joined("the start of training"):
+            settings.check_batches(train_batches, validation)
+            stack.enter_context(placed(ranks, model, teacher))
+            engine = make_optimizer(model, settings)
+            teaching = None
+            if teacher is not None:
+                teaching = Teaching(model, teacher, as_distillation(distill))
+            elif distill is not None:
+                raise InputError("distill needs teacher=, the model to learn from")
+            about = {}
+            if ranks.size > 1 or checkpoint is not None:
+                about = _about(model, settings, loss, train_batches, validation, teaching)
+            kept = None
+            if checkpoint is not None:
+                _check_followed(engine)
+                kept = Checkpoint(checkpoint, about)
+        if ranks.size > 1:
+            for what, value in {**about, "weights": fingerprint(model)[:16]}.items():
+                ranks.same(what, value, "make the same call in every process")
+        rates = Rates(engine, schedule, warmup)
         if teaching is not None:
             stack.enter_context(teaching.ready())
         stack.enter_context(_training(model, seed))
         stack.enter_context(channels_last_inside(model, channels_last))
         stack.enter_context(rates.restored())
-        stepper = Stepper(model, loss, engine, settings, teaching)
+        spread = Spread(model, ranks, seed)
+        stepper = Stepper(model, loss, engine, settings, teaching, spread)
         loop = Loop(stepper, rates, train_batches, loss, validation, teaching, progress)
         history = loop.run(kept)
     engine.zero_grad(set_to_none=True)

@@ -1,0 +1,191 @@
+"""What one of several processes does in tests: ``OUT TASK...``, under ``accelerate launch``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import secateur as sc
+from recovering import images, losses, net
+from secateur.errors import SecateurError
+
+
+def plain() -> nn.Module:
+    """The net without dropout, whose draws differ from process to process; cut and masked."""
+    model = net()
+    model[4] = nn.Identity()
+    sc.prune(model, images()[0][0], budget={"macs": 0.6})
+    sc.prune(model, images()[0][0], granularity="element", budget={"sparsity": 0.3})
+    return model
+
+
+def uneven() -> list[Any]:
+    """Batches of 11, 11, 11 and 1: two processes share them unevenly, one gets none of the last."""
+    whole = [torch.cat(parts)[:34] for parts in zip(*images(), strict=True)]
+    return list(zip(*(part.split(11) for part in whole), strict=True))
+
+
+def train(folder: str | None = None, epochs: int = 3, **options: Any) -> tuple[nn.Module, Any]:
+    """Everything on that makes no draws of its own."""
+    model, teacher = plain(), net(1)
+    history = sc.recover(
+        model, uneven(), epochs=epochs, lr=0.02, accumulate=options.pop("accumulate", 1),
+        clip_norm=1.0, ema=0.9, teacher=teacher, distill={"temperature": 2.0},
+        validation=images(25, 7, seed=1), checkpoint=folder, **options,
+    )  # fmt: skip
+    return model, history
+
+
+def keep(out: Path, model: nn.Module, history: Any) -> None:
+    """What this process came to."""
+    rank = int(os.environ.get("RANK", "0"))
+    tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    save_file(tensors, out / f"weights-{rank}.safetensors")
+    (out / f"losses-{rank}.json").write_text(json.dumps(losses(history)))
+
+
+def recover(out: Path) -> None:
+    keep(out, *train())
+
+
+def accumulate(out: Path) -> None:
+    keep(out, *train(accumulate=3))
+
+
+def resume(out: Path) -> None:
+    """Two epochs, then stopped in all processes; then the whole."""
+    told = []
+
+    def batches() -> Any:
+        for batch in uneven():
+            told.append(batch)
+            if len(told) > 11:
+                raise SecateurError("stopped")
+            yield batch
+
+    class Stopping:
+        __len__ = lambda self: 4  # noqa: E731
+        __iter__ = lambda self: batches()  # noqa: E731
+
+    model, teacher = plain(), net(1)
+    options: dict[str, Any] = {
+        "epochs": 3, "lr": 0.02, "clip_norm": 1.0, "ema": 0.9, "teacher": teacher,
+        "distill": {"temperature": 2.0}, "validation": images(25, 7, seed=1),
+    }  # fmt: skip
+    try:
+        sc.recover(model, Stopping(), checkpoint=out / "kept", **options)
+    except SecateurError as error:
+        assert "stopped" in str(error), error
+    else:
+        raise AssertionError("it was to be stopped")
+    assert list((out / "kept").iterdir()), "nothing was kept"
+    keep(out, *train(str(out / "kept")))
+
+
+def lengths(out: Path) -> None:
+    """One process has a batch less than the other, which no length tells."""
+    rank = int(os.environ["RANK"])
+
+    class Unsized:
+        def __iter__(self) -> Any:
+            return iter(images()[: 4 - rank])
+
+    failing(out, lambda model: sc.recover(model, Unsized(), epochs=2, recalibrate=False))
+
+
+def shares(out: Path) -> None:
+    """Each process was given its share of the data, as for a loop of one's own."""
+    rank = int(os.environ["RANK"])
+    failing(out, lambda model: sc.recover(model, images(seed=rank), recalibrate=False))
+
+
+def weights(out: Path) -> None:
+    rank = int(os.environ["RANK"])
+
+    def other(model: nn.Module) -> None:
+        with torch.no_grad():
+            model[0].bias[0] += rank
+        sc.recover(model, images())
+
+    failing(out, other)
+
+
+def broken(out: Path) -> None:
+    """One process fails in the middle of its data."""
+    rank = int(os.environ["RANK"])
+
+    class Broken:
+        def __iter__(self) -> Any:
+            yield images()[0]
+            if rank:
+                raise OSError("the disk is gone")
+            yield images()[1]
+
+    failing(out, lambda model: sc.recover(model, Broken(), recalibrate=False))
+
+
+def failing(out: Path, action: Any) -> None:
+    """Keep the error."""
+    model = net()
+    rank = int(os.environ["RANK"])
+    try:
+        action(model)
+    except (SecateurError, OSError) as error:
+        (out / f"error-{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+
+
+def scores(out: Path) -> None:
+    """One process looks at other data."""
+    from accelerate import Accelerator
+
+    rank, first = int(os.environ["RANK"]), images()[0][0]
+    options: dict[str, Any] = {"criterion": "taylor", "data": images(seed=rank)}
+    model = net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    failing(out, lambda _: sc.prune(model, first, accelerator=Accelerator(cpu=True), **options))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def plans(out: Path) -> None:
+    """Plans by data and by magnitude; then one process scores something else."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    rank = accelerator.process_index
+    decided = []
+    for options in (
+        {"criterion": "taylor", "data": images(), "budget": {"macs": 0.5}},
+        {"granularity": "2:4"},
+    ):
+        model = net()
+        result = sc.prune(model, images()[0][0], accelerator=accelerator, **options)
+        decided.append(result.plan.to_json())
+    (out / f"plans-{rank}.json").write_text(json.dumps(decided))
+    for granularity in ("channel", "element"):
+        model = net()
+        with torch.no_grad():
+            model[0].weight *= 1 + rank
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        try:
+            sc.prune(
+                model, images()[0][0], granularity=granularity, accelerator=accelerator,
+                budget={"macs": 0.5} if granularity == "channel" else {"sparsity": 0.5},
+            )  # fmt: skip
+        except SecateurError as error:
+            (out / f"error-{granularity}-{rank}.txt").write_text(str(error))
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for task in sys.argv[2:]:
+        folder = Path(sys.argv[1]) / task
+        folder.mkdir(parents=True, exist_ok=True)
+        globals()[task](folder)
