@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["bytes_text", "change", "count", "milliseconds", "percent", "times"]
+__all__ = ["bytes_text", "change", "count", "milliseconds", "percent", "short", "times"]
 
 _THIN = "\u202f"
 
@@ -21,6 +21,18 @@ def count(value: int) -> str:
             return f"{scaled:.3g}" if not unit else f"{_three(scaled)}{_THIN}{unit}"
         scaled /= 1000
     raise AssertionError("unreachable")
+
+
+def short(value: float) -> str:
+    """A round number without the zeros of its digits, as on an axis.
+
+    Examples
+    --------
+    >>> [short(value).replace("\u202f", " ") for value in (0, 20_000_000, 1500)]
+    ['0', '20 M', '1.5 k']
+    """
+    digits, space, unit = count(round(value)).partition(_THIN)
+    return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits}{space}{unit}"
 
 
 def bytes_text(value: int) -> str:
