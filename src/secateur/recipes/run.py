@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from secateur.recipes.reading import Read, read_recipe
 from secateur.recipes.summary import write_summary
 from secateur.recipes.tasks import Task, tasks_of
 from secateur.recipes.tensorboard import write_events
+from secateur.recipes.timing import timings
 from secateur.recipes.training import finetune
 from secateur.recipes.work import Work, open_work, start
 from secateur.report.collect import environment
@@ -168,7 +170,9 @@ def _carry_out(
     report = None
     if read.recipe.report.enabled:
         with steps.step("Writing the report"), writing(folder.path / "report.html"):
-            report = write_summary(work, stages, begun)
+            timed = timings(work, stages)
+            if not any(importlib.util.find_spec(name) is None for name in ("matplotlib", "jinja2")):
+                report = write_summary(read, folder, stages, begun, timed)
     return RunResult(folder.path, weights, stages, report)
 
 

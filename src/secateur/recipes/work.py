@@ -22,7 +22,7 @@ from secateur.recipes.reading import Read
 from secateur.recipes.schema import DataEntry, Recipe
 from secateur.recover import Score, evaluate
 
-__all__ = ["EVALUATION_BATCH", "Work", "open_work", "start"]
+__all__ = ["EVALUATION_BATCH", "Work", "model_at", "open_work", "start"]
 
 EVALUATION_BATCH = 256
 
@@ -56,7 +56,7 @@ class Work:
         Every task starts with this, so that a run that was interrupted and one that was not do the
         same with the same.
         """
-        return load(build(self.read), self.folder.weights(stage))
+        return model_at(self.read, self.folder, stage)
 
     def training(
         self, batch_size: int | None = None, *, seed: int, most: int | None = None
@@ -128,6 +128,11 @@ def open_work(read: Read, folder: RunFolder, data: Data | Mapping[str, Any] | No
         if loaded is not None:
             _check(model, output, loaded)
     return Work(read, folder, loaded, inputs)
+
+
+def model_at(read: Read, folder: RunFolder, stage: str) -> nn.Module:
+    """The model as a stage left it, built anew."""
+    return load(build(read), folder.weights(stage))
 
 
 def build(read: Read) -> nn.Module:

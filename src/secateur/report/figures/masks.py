@@ -84,7 +84,7 @@ def mask(
     rows, columns = drawn.cells.shape
     tall, wide = drawn.extent
     room = width - 0.3
-    unit = min(room / wide, NUMBER_WIDTH)
+    unit = min(room / wide, width / tall, NUMBER_WIDTH)
     with canvas(width, unit * tall + 0.45, colours) as (figure, axes):
         _cells(axes, drawn, colours)
         if values is None:
