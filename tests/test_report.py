@@ -146,7 +146,7 @@ def sample() -> Report:
 class Page(HTMLParser):
     """Checks that elements close in order, and collects the identifiers and the text."""
 
-    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+    VOID = frozenset({"meta", "br", "link", "img", "input", "hr", "wbr"})
 
     def __init__(self, text: str) -> None:
         super().__init__()

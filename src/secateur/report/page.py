@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from secateur import __version__
@@ -28,7 +29,14 @@ def page(template: str, **contents: Any) -> str:
     )
     environment.filters["percent"] = numbers.percent
     environment.filters["setting"] = _setting
+    environment.filters["breakable"] = _breakable
     return environment.get_template(template).render(version=__version__, **contents)
+
+
+def _breakable(text: str) -> str:
+    """Let a dotted name go on in the next line after a dot or a colon."""
+    markup = require("markupsafe", "report")
+    return markup.Markup(re.sub(r"(?<=\w)([.:])(?=\w)", r"\1<wbr>", str(markup.escape(text))))
 
 
 def _setting(value: Any) -> str:

@@ -85,14 +85,6 @@ def _style(colours: Palette) -> dict[str, Any]:
         "axes.axisbelow": True,
         "grid.color": colours.line,
         "grid.linewidth": 0.6,
-        "xtick.color": colours.line,
-        "ytick.color": colours.line,
-        "xtick.labelcolor": colours.muted,
-        "ytick.labelcolor": colours.muted,
-        "xtick.labelsize": TICKS,
-        "ytick.labelsize": TICKS,
-        "xtick.major.size": 0.0,
-        "ytick.major.size": 0.0,
         "legend.frameon": False,
         "legend.fontsize": 8.5,
         "lines.linewidth": 1.8,
@@ -127,11 +119,15 @@ def canvas(
         figure = figures.Figure(figsize=(width, height), layout=layout)
         axes = figure.subplots(**options)
         for each in figure.axes:
-            # How many ticks there is room for is asked anew at every drawing.
-            each.tick_params(labelsize=TICKS)
+            # Ticks are made when they are first drawn, and would take settings made elsewhere.
+            each.tick_params(
+                labelsize=TICKS,
+                labelcolor=colours.muted,
+                labelfontfamily="sans-serif",
+                color=colours.line,
+                length=0,
+            )
         yield figure, axes
-        # Ticks are made when they are first drawn, and would take settings made elsewhere.
-        figure.draw_without_rendering()
 
 
 def svg(figure: Figure, name: str) -> str:

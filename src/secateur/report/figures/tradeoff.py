@@ -129,6 +129,7 @@ def _label(axes: Any, points: Sequence[Point], colours: Palette) -> None:
             textcoords="offset points",
             ha="right" if right else "left",
             fontsize=8,
+            bbox={"facecolor": colours.surface, "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
             color=colours.ink if index + 1 == len(points) else colours.muted,
         )
 
