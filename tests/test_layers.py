@@ -37,7 +37,7 @@ decide sparsify
 proof
 prune sensitivity
 pruner report compact
-demo recipes
+plot demo recipes
 cli
 __main__
 """

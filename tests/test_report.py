@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from secateur.allocation import Curve, Sensitivity
 from secateur.errors import MissingExtraError
 from secateur.profiling.latency import Timing
 from secateur.recover import Epoch, History
@@ -14,7 +15,9 @@ from secateur.report import (
     Check,
     CoupledGroup,
     Histogram,
+    MaskedWeight,
     Milestone,
+    Point,
     Report,
     Stage,
     Width,
@@ -22,7 +25,7 @@ from secateur.report import (
     render,
     write_report,
 )
-from secateur.report.figures import choose_groups
+from secateur.report.figures.coupling import choose_groups
 from secateur.report.numbers import bytes_text, change, count, percent, times
 
 
@@ -82,6 +85,10 @@ def resnet_like(stages: int = 3, blocks: int = 3) -> tuple[list[Width], list[Cou
     return widths, groups
 
 
+def zeroed(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.normal(size=shape) * (rng.random(shape) > 0.5)
+
+
 def sample() -> Report:
     widths, groups = resnet_like()
     rng = np.random.default_rng(0)
@@ -122,13 +129,24 @@ def sample() -> Report:
         settings={"criterion": "magnitude", "budget": {"macs": 0.5}, "ignore": [], "seed": 0},
         environment={"secateur": "0.1.0", "torch": "2.13.0", "threads": "2"},
         notes=["Latency was measured with both models taking turns in one run."],
+        points=[
+            Point("dense, trained", 6_612_480, 0.9926),
+            Point("pruned", 3_301_120, 0.412),
+            Point("recovered", 3_301_120, 0.9889),
+        ],
+        masks=[
+            MaskedWeight("conv1.weight", zeroed(rng, (16, 3, 3, 3)), (9, 3)),
+            MaskedWeight("fc.weight", zeroed(rng, (10, 64)), (40, 40)),
+        ],
+        scan=Sensitivity(0.9, (Curve("conv1", 16, (4, 8), (0.9, 0.7), 0.9),), (0.25, 0.5), "", ""),
+        recipe="name: sample\nsteps: [export]\n",
     )  # fmt: skip
 
 
 class Page(HTMLParser):
     """Checks that elements close in order, and collects the identifiers and the text."""
 
-    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+    VOID = frozenset({"meta", "br", "link", "img", "input", "hr", "wbr"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -183,6 +201,7 @@ def test_everything_that_was_measured_is_on_the_page(page_text: str) -> None:
         "6.60 ms", "1.41× as fast", "1.73× as fast", "batch 64, 2 threads, cpu", "41.20 %",
         "largest difference 2.4e-06", "fc.weight, dim 0", "<the output>", '{"macs": 0.5}', "2.13.0",
         "recovery", "stages.2.2.conv2", "11 of 16", "taking turns",
+        "the first 9 × 3 of 16 outputs × 3 inputs, kernels of 3 × 3", "name: sample",
     ):  # fmt: skip
         assert expected in words, expected
 
@@ -194,7 +213,7 @@ def test_equal_contents_give_equal_pages(page_text: str) -> None:
 def test_pictures_take_their_colours_from_the_page(page_text: str) -> None:
     drawings = re.findall(r"<svg viewBox.*?</svg>", page_text, re.DOTALL)
     drawings = [drawing for drawing in drawings if "<text" in drawing]
-    assert len(drawings) == 4
+    assert len(drawings) == 16, "eight pictures, wide and narrow"
     for drawing in drawings:
         assert "#0101" not in drawing
         assert "var(--after)" in drawing

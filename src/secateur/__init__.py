@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from secateur import errors
+    from secateur import errors, plot
     from secateur.allocation import Sensitivity
     from secateur.callbacks import follow, huggingface_callback, lightning_callback
     from secateur.compact import compact
@@ -78,6 +78,8 @@ _HOMES = {
     "trace": "secateur.graph",
 }
 
+_MODULES = ("errors", "plot")
+
 __all__ = [
     "Distillation",
     "Evaluation",
@@ -104,6 +106,7 @@ __all__ = [
     "load",
     "masks_of",
     "permute_for_nm",
+    "plot",
     "profile",
     "prune",
     "recalibrate_batchnorm",
@@ -119,8 +122,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return importlib.import_module("secateur.errors")
+    if name in _MODULES:
+        return importlib.import_module(f"secateur.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'secateur' has no attribute {name!r}")

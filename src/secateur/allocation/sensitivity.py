@@ -44,6 +44,11 @@ class SensitivityScan(Allocation):
     table : str or Sensitivity, optional
         A scan that was made before, or the path of its JSON: nothing is tried out then.
 
+    Attributes
+    ----------
+    found : Sensitivity or None
+        The scan that it last went by.
+
     Examples
     --------
     >>> groups = [GroupScores("a", np.arange(4.0)), GroupScores("b", np.arange(4.0))]
@@ -69,6 +74,7 @@ class SensitivityScan(Allocation):
             raise InputError(f"allocation 'sensitivity': steps must be 1 or more, not {steps!r}")
         self.steps, self.interpolate = steps, bool(interpolate)
         self.table = table
+        self.found: Sensitivity | None = None
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -86,6 +92,7 @@ class SensitivityScan(Allocation):
         table = as_table(self.table)
         if table is None:
             table = scan(problem, self.ratios, self.name)
+        self.found = table
         for group in problem.groups:
             check_fits(table, self.name, group.name, len(group.scores))
         # The keys of a group's units are the tolerances that let them go: the shortest sufficient
@@ -105,6 +112,7 @@ class SensitivityScan(Allocation):
         table = as_table(self.table)
         if table is None:
             table = scanned(self.ratios)
+        self.found = table
         for name in names:
             check_fits(table, self.name, name)
         listed = tuple(table[name] for name in names)

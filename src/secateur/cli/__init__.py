@@ -11,7 +11,7 @@ from secateur.cli.group import OneLineErrors
 from secateur.cli.listing import list_names
 from secateur.cli.opening import keep_quiet
 from secateur.cli.prune import prune
-from secateur.cli.recipes import init, run
+from secateur.cli.recipes import init, report, run
 from secateur.cli.sensitivity import sensitivity
 
 __all__ = ["app"]
@@ -44,6 +44,7 @@ def main(
 app.command()(commands.demo)
 app.command()(run)
 app.command()(init)
+app.command()(report)
 app.command()(prune)
 app.command()(commands.profile)
 app.command()(sensitivity)

@@ -1,4 +1,4 @@
-"""``secateur run`` and ``secateur init``."""
+"""``secateur run``, ``secateur init`` and ``secateur report``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from secateur.recipes import Preview, RunResult
 
-__all__ = ["init", "run"]
+__all__ = ["init", "report", "run"]
 
 
 def run(
@@ -88,6 +88,32 @@ def init(
         f"wrote [bold]{path}[/]; see what it does with: secateur run {path} --dry-run",
         soft_wrap=True,
     )
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, such as runs/NAME.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Instead of report.html in the run's folder, or comparison.html here.",
+        ),
+    ] = None,
+) -> None:
+    """Write the report of a run anew; of several runs, one page that compares them."""
+    from secateur.recipes import compare_runs, report_run
+
+    console, progress = consoles()
+    with progress.status("writing the report"):
+        if len(runs) == 1:
+            path = report_run(runs[0], out)
+        else:
+            path = compare_runs(runs, out or Path("comparison.html"))
+    console.print(f"report: [bold]{path}[/]", soft_wrap=True)
 
 
 def _show_preview(console: Console, shown: Preview) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from secateur.recipes.comparing import compare_runs
+from secateur.recipes.kept import report_run
 from secateur.recipes.preview import Preview, preview
 from secateur.recipes.reading import Read, read_recipe
 from secateur.recipes.run import RunResult, run_recipe
@@ -13,8 +15,10 @@ __all__ = [
     "Read",
     "Recipe",
     "RunResult",
+    "compare_runs",
     "preview",
     "read_recipe",
+    "report_run",
     "run_recipe",
     "write_template",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 from torch import nn
 
-from secateur.allocation import as_allocation
+from secateur.allocation import SensitivityScan, as_allocation
 from secateur.allocation.searching import Searching
 from secateur.costs import CostModel
 from secateur.data import Data
@@ -55,9 +56,12 @@ def decide_and_cut(work: Work, task: Task, model: nn.Module, tick: Tick) -> Outc
             given["journal"] = work.folder.journal(task.name)
     if isinstance(options, Prune):
         given["base"] = _base(work, task, given["budget"])
+    given["allocation"] = allocation = as_allocation(options.allocation)
     result = prune(model, work.inputs, seed=seed, verify=options.verify, progress=tick, **given)
     plans, notes = [result.plan], _notes(result, model)
     notes["costs"] = _dense_costs(result, given)
+    if isinstance(allocation, SensitivityScan) and allocation.found is not None:
+        notes["scan"] = json.loads(allocation.found.to_json())
     if isinstance(options, Sparsify) and options.compact:
         try:
             plans.append(result.compact(ignore=options.ignore, verify=options.verify).plan)

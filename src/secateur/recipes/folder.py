@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["START", "RunFolder", "writing"]
+__all__ = ["START", "RunFolder", "flat", "writing"]
 
 START = "00-start"
 """The stage of the model as the run begins."""
@@ -132,10 +132,10 @@ class RunFolder:
 
     def _check_same(self, written: Path, recipe: Recipe) -> None:
         try:
-            there = dict(_flat(yaml.safe_load(written.read_text(encoding="utf-8"))))
+            there = dict(flat(yaml.safe_load(written.read_text(encoding="utf-8"))))
         except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
             raise RecipeError(f"{written} is no recipe; give another folder with --out") from error
-        here = dict(_flat(_values(recipe)))
+        here = dict(flat(_values(recipe)))
         for key in [*there, *here]:
             if key[0] not in _FREE and there.get(key) != here.get(key):
                 raise RecipeError(
@@ -216,7 +216,7 @@ def _values(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def _flat(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
+def flat(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
     """Every value with its key."""
     items: Any = ()
     if isinstance(value, dict):
@@ -224,6 +224,6 @@ def _flat(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
     elif isinstance(value, list):
         items = enumerate(value)
     for name, each in items:
-        yield from _flat(each, (*key, name))
+        yield from flat(each, (*key, name))
     if not isinstance(value, (dict, list)) or not value:
         yield key, value

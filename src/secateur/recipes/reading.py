@@ -18,7 +18,7 @@ from secateur.errors import RecipeError, SecateurError, suggestion
 from secateur.recipes.document import Document, Key, spelled
 from secateur.recipes.schema import Recipe
 
-__all__ = ["Read", "read_recipe"]
+__all__ = ["Read", "read_keys", "read_recipe"]
 
 # Data of these is a path.
 _PATHS = ("parquet", "folder", "text")
@@ -60,6 +60,14 @@ def read_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
         For the first thing that is wrong, with its line and key: an unknown key, with the nearest
         one that there is; a wrong type; a name that is not registered; a file that is missing.
     """
+    read = read_keys(path, overrides)
+    for key, problem in _problems(read.recipe):
+        raise RecipeError(f"{read.document.where(key)}: {spelled(key)}: {problem}")
+    return read
+
+
+def read_keys(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Read:
+    """Read a recipe without asking for the files that it names; see `read_recipe`."""
     document = Document.read(Path(path))
     for assignment in overrides:
         document.override(assignment)
@@ -68,8 +76,6 @@ def read_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
         recipe = Recipe.model_validate(document.values)
     except ValidationError as error:
         raise _first(document, error) from None
-    for key, problem in _problems(recipe):
-        raise RecipeError(f"{document.where(key)}: {spelled(key)}: {problem}")
     return Read(recipe, document)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ from secateur.recipes.reading import Read, read_recipe
 from secateur.recipes.summary import write_summary
 from secateur.recipes.tasks import Task, tasks_of
 from secateur.recipes.tensorboard import write_events
+from secateur.recipes.timing import timings
 from secateur.recipes.training import finetune
 from secateur.recipes.work import Work, open_work, start
 from secateur.report.collect import environment
@@ -199,7 +201,10 @@ def _finish(
     if not work.recipe.report.enabled:
         return None
     with steps.step("Writing the report"), writing(folder.path / "report.html"):
-        return write_summary(work, stages, begun)
+        timed = timings(work, stages)
+        if any(importlib.util.find_spec(name) is None for name in ("matplotlib", "jinja2")):
+            return None
+        return write_summary(work.read, folder, stages, begun, timed)
 
 
 def _stage(work: Work, name: str, make: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:

@@ -2,60 +2,70 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from secateur.allocation import Sensitivity
 from secateur.files import replacing
 from secateur.plan import Plan, history
-from secateur.profiling import Timing, compare
-from secateur.recipes.folder import START
-from secateur.recipes.work import Work
+from secateur.profiling import Timing
+from secateur.recipes.folder import START, RunFolder
+from secateur.recipes.reading import Read
+from secateur.recipes.work import model_at
 from secateur.recover import Epoch, History
-from secateur.report import Check, CoupledGroup, Milestone, Report, Stage, write_report
-from secateur.report.collect import layer_widths, weight_histograms
+from secateur.report import Check, CoupledGroup, Milestone, Point, Report, Stage, write_report
+from secateur.report.collect import layer_widths, masked_weights, weight_histograms
 
-__all__ = ["write_summary"]
-
-TIMED_BATCH = 64
+__all__ = ["points_of", "stage_of", "write_summary"]
 
 
 def write_summary(
-    work: Work, stages: Sequence[Mapping[str, Any]], environment: Mapping[str, str]
-) -> Path | None:
-    """Write ``report.html``; None where what draws it is not installed."""
-    if any(importlib.util.find_spec(name) is None for name in ("matplotlib", "jinja2")):
-        return None
-    report = _report(work, stages, environment)
-    path = work.folder.path / "report.html"
+    read: Read,
+    folder: RunFolder,
+    stages: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, str],
+    timings: Mapping[str, Timing],
+    path: Path | None = None,
+) -> Path:
+    """Write the report of a run, ``report.html`` in its folder by default.
+
+    Raises
+    ------
+    MissingExtraError
+        When Jinja2 or matplotlib is not installed.
+    """
+    report = _report(read, folder, stages, environment, timings)
+    path = folder.path / "report.html" if path is None else path
     with replacing(path) as draft:
         write_report(report, draft)
     return path
 
 
 def _report(
-    work: Work, stages: Sequence[Mapping[str, Any]], environment: Mapping[str, str]
+    read: Read,
+    folder: RunFolder,
+    stages: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, str],
+    timings: Mapping[str, Timing],
 ) -> Report:
-    recipe, first, last = work.recipe, stages[0], stages[-1]
-    dense, final = work.model_at(START), work.model_at(last["weights"])
-    timings = _timings(work, dense, final)
+    recipe, first, last = read.recipe, stages[0], stages[-1]
+    dense, final = (model_at(read, folder, name) for name in (START, last["weights"]))
     noted = [stage["notes"] for stage in stages]
     decided = [notes for notes in noted if "settings" in notes]
     return Report(
         title=f"{recipe.model.source}: {recipe.name}",
         lead=f"{'; '.join(stage['label'] for stage in stages[1:])}.".capitalize(),
-        before=_stage(work, first, timings.get("dense")),
-        after=_stage(work, last, timings.get("final")),
+        before=stage_of(folder, first, timings.get("dense")),
+        after=stage_of(folder, last, timings.get("final")),
         milestones=_milestones(stages),
         checks=_checks(stages),
         widths=layer_widths(final, _dense_shapes(final)),
         histograms=weight_histograms(dict(dense.named_parameters()), final),
-        groups=[CoupledGroup(**_tuples(each)) for each in (decided or [{}])[-1].get("groups", [])],
+        groups=_groups(noted),
         histories={
             stage["name"]: History([_epoch(line) for line in stage["metrics"]])
             for stage in stages
@@ -65,12 +75,17 @@ def _report(
         settings={"seed": recipe.seed} | (decided[-1]["settings"] if decided else {}),
         environment=environment,
         notes=["MACs are those of one example."] + [r for n in noted for r in n.get("remarks", [])],
+        points=points_of(stages),
+        masks=masked_weights(final),
+        scan=_scan(noted),
+        recipe=(folder.path / "recipe.yaml").read_text(encoding="utf-8"),
     )
 
 
-def _stage(work: Work, stage: Mapping[str, Any], latency: Timing | None) -> Stage:
+def stage_of(folder: RunFolder, stage: Mapping[str, Any], latency: Timing | None) -> Stage:
+    """One side of a comparison."""
     costs = {key: stage[key] for key in ("macs", "params", "nonzero", "bytes", "accuracy")}
-    size = work.folder.weights(stage["weights"]).stat().st_size
+    size = folder.weights(stage["weights"]).stat().st_size
     return Stage(**costs, file_bytes=size, torch_latency=latency)
 
 
@@ -83,6 +98,32 @@ def _milestones(stages: Sequence[Mapping[str, Any]]) -> list[Milestone]:
         elif stage["notes"].get("accuracy") is not None:
             found.append(Milestone(stage["label"], stage["notes"]["accuracy"]))
     return found
+
+
+def points_of(stages: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Accuracy and MACs after every step that changed the model."""
+    return [
+        Point(stage["label"], stage["macs"], stage["accuracy"])
+        for stage in stages
+        if stage["weights"] == stage["name"] and stage["accuracy"] is not None
+    ]
+
+
+def _groups(noted: Sequence[Mapping[str, Any]]) -> list[CoupledGroup]:
+    """The groups of the last step that took units out, beside their sizes before the first."""
+    steps = [notes["groups"] for notes in noted if notes.get("groups")]
+    dense: dict[str, int] = {}
+    for step in steps:
+        for group in step:
+            dense.setdefault(group["name"], group["before"])
+    last = steps[-1] if steps else []
+    return [CoupledGroup(**{**_tuples(each), "before": dense[each["name"]]}) for each in last]
+
+
+def _scan(noted: Sequence[Mapping[str, Any]]) -> Sensitivity | None:
+    """The last scan that an allocation made, or was given."""
+    found = [notes["scan"] for notes in noted if "scan" in notes]
+    return Sensitivity.from_json(json.dumps(found[-1])) if found else None
 
 
 def _checks(stages: Sequence[Mapping[str, Any]]) -> list[Check]:
@@ -116,16 +157,3 @@ def _epoch(line: Mapping[str, Any]) -> Epoch:
 
 def _tuples(group: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in group.items()}
-
-
-def _timings(work: Work, dense: nn.Module, final: nn.Module) -> dict[str, Timing]:
-    """Both models, taking turns."""
-    if not work.recipe.report.latency:
-        return {}
-    inputs = work.inputs
-    if work.data is not None:
-        batch = next(iter(work.data.test.batches(TIMED_BATCH)))[0]
-        if isinstance(batch, Tensor):
-            inputs = dataclasses.replace(inputs, args=(batch,), kwargs={})
-    with torch.random.fork_rng(devices=[]):
-        return compare({"dense": dense, "final": final}, inputs, seconds=work.recipe.report.seconds)

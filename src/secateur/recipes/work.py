@@ -23,7 +23,7 @@ from secateur.recipes.reading import Read
 from secateur.recipes.schema import DataEntry, Recipe
 from secateur.recover import Score, evaluate
 
-__all__ = ["EVALUATION_BATCH", "Work", "open_work", "start"]
+__all__ = ["EVALUATION_BATCH", "Work", "model_at", "open_work", "start"]
 
 EVALUATION_BATCH = 256
 
@@ -60,7 +60,7 @@ class Work:
         Every task starts with this, so that a run that was interrupted and one that was not do the
         same with the same.
         """
-        return load(build(self.read), self.folder.weights(stage))
+        return model_at(self.read, self.folder, stage)
 
     def training(
         self, batch_size: int | None = None, *, seed: int, most: int | None = None
@@ -137,6 +137,11 @@ def open_work(
         if loaded is not None:
             _check(model, output, loaded)
     return Work(read, folder, loaded, inputs, ranks)
+
+
+def model_at(read: Read, folder: RunFolder, stage: str) -> nn.Module:
+    """The model as a stage left it, built anew."""
+    return load(build(read), folder.weights(stage))
 
 
 def build(read: Read) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -15,20 +16,21 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur import __version__
-from secateur.report.content import CoupledGroup, Histogram, Width
+from secateur.masks import masks_of
+from secateur.report.content import CoupledGroup, Histogram, MaskedWeight, Width
 
 if TYPE_CHECKING:
     from secateur.plan import Plan
     from secateur.result import GroupSummary
 
-__all__ = ["coupled_groups", "environment", "layer_widths", "weight_histograms"]
+__all__ = ["coupled_groups", "environment", "layer_widths", "masked_weights", "weight_histograms"]
 
 _BINS = 48
 _PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "onnxscript", "safetensors")
 
 
 def layer_widths(model: nn.Module, plan: Plan) -> list[Width]:
-    """Output channels of every convolution and linear layer, before the plan and now.
+    """Output channels and weights of every convolution and linear layer, before the plan and now.
 
     Parameters
     ----------
@@ -43,12 +45,20 @@ def layer_widths(model: nn.Module, plan: Plan) -> list[Width]:
     >>> plan = Plan(removed={"0.weight": {0: [2]}}, shapes={"0.weight": [4, 3]})
     >>> plan.apply(model)
     >>> layer_widths(model, plan)
-    [Width(layer='0', before=4, after=3)]
+    [Width(layer='0', before=4, after=3, weights_before=12, weights_after=9)]
     """
     widths = []
     for name, weight, dim in _weights(model):
         dense = plan.shapes.get(name, list(weight.shape))
-        widths.append(Width(name.rpartition(".")[0] or name, dense[dim], weight.shape[dim]))
+        widths.append(
+            Width(
+                name.rpartition(".")[0] or name,
+                dense[dim],
+                weight.shape[dim],
+                math.prod(dense),
+                int(torch.count_nonzero(weight.detach())),
+            )
+        )
     return widths
 
 
@@ -70,8 +80,8 @@ def weight_histograms(
     --------
     >>> model = nn.Sequential(nn.Linear(8, 8))
     >>> one = weight_histograms(dict(model.named_parameters()), model)[0]
-    >>> int(one.before.sum()), len(one.edges)
-    (64, 49)
+    >>> len(one.edges), one.zeros_after
+    (49, 0.0)
     """
     weights = [(name, weight) for name, weight, _ in _weights(model) if name in dense]
     largest = sorted(weights, key=lambda each: -dense[each[0]].numel())[:most]
@@ -84,8 +94,9 @@ def weight_histograms(
         # A few extreme weights would squeeze all others into one bin.
         limit = float(np.quantile(np.abs(before), 0.999)) * 1.05 or 1.0
         edges = np.linspace(-limit, limit, _BINS + 1)
-        counts = [np.histogram(values, edges)[0] for values in (before, after)]
-        histograms.append(Histogram(name, edges, counts[0], counts[1]))
+        counts = [np.histogram(values[values != 0], edges)[0] for values in (before, after)]
+        zeros = [float(np.mean(values == 0)) for values in (before, after)]
+        histograms.append(Histogram(name, edges, counts[0], counts[1], zeros[0], zeros[1]))
     return histograms
 
 
@@ -111,6 +122,38 @@ def coupled_groups(groups: list[GroupSummary], model: nn.Module) -> list[Coupled
                 group.name, group.before, group.after, tuple(makers), tuple(readers), others
             )
         )
+    return found
+
+
+def masked_weights(model: nn.Module, *, most: int = 6, cells: int = 1600) -> list[MaskedWeight]:
+    """The largest weights that hold masks, each with as much of it as can be seen at once.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    most : int
+        At most this many, in the network's order.
+    cells : int
+        How many entries of each to draw, about.
+
+    Examples
+    --------
+    >>> from secateur import apply_masks
+    >>> model = nn.Sequential(nn.Linear(4, 2))
+    >>> apply_masks(model, {"0.weight": torch.tensor([[True, False, True, False]] * 2)})
+    >>> [(each.name, each.corner) for each in masked_weights(model)]
+    [('0.weight', (40, 40))]
+    """
+    masks = masks_of(model)
+    weights = {name: weight for name, weight, _ in _weights(model) if name in masks}
+    largest = sorted(weights, key=lambda name: -weights[name].numel())[:most]
+    found = []
+    for name, weight in weights.items():
+        if name not in largest:
+            continue
+        array = weight.detach().to("cpu", torch.float32).numpy()
+        side = max(round(math.sqrt(cells / math.prod(array.shape[2:]))), 1)
+        found.append(MaskedWeight(name, array, (side, side)))
     return found
 
 

@@ -9,10 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from secateur.allocation import Sensitivity
     from secateur.profiling.latency import Timing
     from secateur.recover import History
 
-__all__ = ["Check", "CoupledGroup", "Histogram", "Milestone", "Report", "Stage", "Width"]
+__all__ = [
+    "Check",
+    "CoupledGroup",
+    "Histogram",
+    "MaskedWeight",
+    "Milestone",
+    "Point",
+    "Report",
+    "Stage",
+    "Width",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +73,21 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Width:
-    """Output channels of one layer."""
+    """Output channels of one layer, and entries of its weight that are not zero.
+
+    Attributes
+    ----------
+    layer : str
+    before, after : int
+    weights_before, weights_after : int
+        0 where nobody counted them.
+    """
 
     layer: str
     before: int
     after: int
+    weights_before: int = 0
+    weights_after: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +98,51 @@ class Histogram:
     ----------
     edges : ndarray, shape [bins + 1]
     before, after : ndarray, shape [bins]
-        Numbers of weights.
+        Numbers of weights that are not zero.
+    zeros_before, zeros_after : float
+        The share of all entries that are exactly zero.
     """
 
     name: str
     edges: np.ndarray
     before: np.ndarray
     after: np.ndarray
+    zeros_before: float = 0.0
+    zeros_after: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What a model costs and how good it is at one moment of a run.
+
+    Attributes
+    ----------
+    label : str
+    macs : int
+    accuracy : float
+        0 to 1.
+    """
+
+    label: str
+    macs: int
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedWeight:
+    """A weight with zeros, and how much of it is to be seen.
+
+    Attributes
+    ----------
+    name : str
+    weight : ndarray, shape [outputs, inputs, *kernel]
+    corner : (int, int)
+        How many outputs and inputs of it to draw.
+    """
+
+    name: str
+    weight: np.ndarray
+    corner: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +197,13 @@ class Report:
         Versions and machine.
     notes : sequence of str
         Remarks under the comparison.
+    points : sequence of Point
+        Accuracy and MACs after every step of a run.
+    masks : sequence of MaskedWeight
+    scan : Sensitivity or None
+        What every group, or weight, costs alone.
+    recipe : str
+        As YAML.
     """
 
     title: str
@@ -154,3 +220,7 @@ class Report:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
+    points: Sequence[Point] = ()
+    masks: Sequence[MaskedWeight] = ()
+    scan: Sensitivity | None = None
+    recipe: str = ""

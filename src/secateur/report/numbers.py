@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["bytes_text", "change", "count", "milliseconds", "percent", "times"]
+__all__ = ["bytes_text", "change", "count", "duration", "milliseconds", "percent", "short", "times"]
 
 _THIN = "\u202f"
 
@@ -21,6 +21,18 @@ def count(value: int) -> str:
             return f"{scaled:.3g}" if not unit else f"{_three(scaled)}{_THIN}{unit}"
         scaled /= 1000
     raise AssertionError("unreachable")
+
+
+def short(value: float) -> str:
+    """A round number without the zeros of its digits, as on an axis.
+
+    Examples
+    --------
+    >>> [short(value).replace("\u202f", " ") for value in (0, 20_000_000, 1500)]
+    ['0', '20 M', '1.5 k']
+    """
+    digits, space, unit = count(round(value)).partition(_THIN)
+    return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits}{space}{unit}"
 
 
 def bytes_text(value: int) -> str:
@@ -44,6 +56,22 @@ def milliseconds(value: float) -> str:
     '3.14 ms'
     """
     return f"{_three(value)}{_THIN}ms"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or hours and minutes where it is long.
+
+    Examples
+    --------
+    >>> [duration(value).replace("\u202f", " ") for value in (4.2, 75, 7260)]
+    ['4.20 s', '1 min 15 s', '2 h 1 min']
+    """
+    if seconds < 59.5:
+        return f"{_three(seconds)}{_THIN}s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}{_THIN}min {whole % 60}{_THIN}s"
+    return f"{whole // 3600}{_THIN}h {whole % 3600 // 60}{_THIN}min"
 
 
 def percent(value: float, digits: int = 1) -> str:

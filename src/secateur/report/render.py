@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from secateur import __version__
-from secateur.errors import require
 from secateur.report import numbers
 from secateur.report.content import Report, Stage
-from secateur.report.figures import (
-    choose_groups,
-    draw_curves,
-    draw_groups,
-    draw_weights,
-    draw_widths,
-)
-from secateur.report.figures.groups import width_of
-from secateur.report.figures.widths import MOST_LAYERS
+from secateur.report.page import page
+from secateur.report.pictures import pictures_of
 from secateur.report.table import comparison
 
 __all__ = ["Headline", "headlines", "render", "write_report"]
@@ -94,31 +82,15 @@ def render(report: Report) -> str:
     MissingExtraError
         When Jinja2 or matplotlib is not installed.
     """
-    jinja2 = require("jinja2", "report")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False
-    )
-    environment.filters["percent"] = numbers.percent
-    environment.filters["setting"] = _setting
-    source = resources.files("secateur.report").joinpath("template.html.j2")
-    template = environment.from_string(source.read_text(encoding="utf-8"))
-    groups = choose_groups(report.groups)
-    markup = require("markupsafe", "report").Markup
-    pictures = {
-        "widths": draw_widths(report.widths) if report.widths else "",
-        "groups": draw_groups(groups, _layers(report)) if groups else "",
-        "weights": draw_weights(report.histograms) if report.histograms else "",
-        "curves": draw_curves(report.histories) if any(report.histories.values()) else "",
-    }
-    return template.render(
+    return page(
+        "report.html.j2",
+        title=report.title,
         report=report,
-        version=__version__,
         headlines=headlines(report.before, report.after),
         rows=comparison(report.before, report.after),
-        pictures={name: markup(text) for name, text in pictures.items()},
-        hidden_layers=max(len(report.widths) - MOST_LAYERS, 0),
-        hidden_groups=len(report.groups) - len(groups),
-        groups_width=round(96 * width_of(groups) * 1.05),
+        pictures=pictures_of(report),
+        zeros=any(each.zeros_after for each in report.histograms),
+        masked=bool(report.masks),
         validated=any(
             epoch.val_loss is not None for history in report.histories.values() for epoch in history
         ),
@@ -138,23 +110,3 @@ def write_report(report: Report, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def _layers(report: Report) -> list[str]:
-    """Every layer that a picture of groups may name, in the network's order."""
-    ordered = [width.layer for width in report.widths]
-    named = dict.fromkeys(ordered)
-    for group in report.groups:
-        named.update(dict.fromkeys(group.makers + group.readers))
-    return list(named)
-
-
-def _setting(value: Any) -> str:
-    """A setting as people write it."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return "none"
-    if isinstance(value, (list, tuple)) and not value:
-        return "none"
-    return json.dumps(value, ensure_ascii=False)

@@ -1,10 +1,13 @@
-"""The pictures of a report, as SVG that follows the page's colours."""
+"""The figures: one function each, from what is to be seen to a matplotlib figure."""
 
 from __future__ import annotations
 
-from secateur.report.figures.curves import draw_curves
-from secateur.report.figures.groups import choose_groups, draw_groups
-from secateur.report.figures.weights import draw_weights
-from secateur.report.figures.widths import draw_widths
+from secateur.report.figures.coupling import groups
+from secateur.report.figures.drops import sensitivity
+from secateur.report.figures.histograms import histogram
+from secateur.report.figures.masks import mask
+from secateur.report.figures.tradeoff import accuracy
+from secateur.report.figures.training import training
+from secateur.report.figures.widths import layers
 
-__all__ = ["choose_groups", "draw_curves", "draw_groups", "draw_weights", "draw_widths"]
+__all__ = ["accuracy", "groups", "histogram", "layers", "mask", "sensitivity", "training"]
