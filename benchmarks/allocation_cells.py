@@ -179,7 +179,7 @@ class Bench:
             sc.Plan.from_json(plan).apply(model)
             recalibrate_batchnorm(model, self.calibration)
         batches = Augmented(self.train, self.setting.batch, seed)
-        sc.recover(model, batches, epochs=1, lr=self.setting.lr, seed=seed)
+        sc.recover(model, batches, epochs=1, lr=self.setting.lr, recalibrate=False, seed=seed)
         return {"accuracy": accuracy(model, self.test), "seconds": time.process_time() - started}
 
     def timed(self, plan: str | None) -> dict[str, Any]:

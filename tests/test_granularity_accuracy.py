@@ -12,8 +12,7 @@ import pytest
 import torch
 from benchmarks import granularity_accuracy
 from benchmarks.cifar_resnet import Augmented, CifarResNet, Images, normalised
-from benchmarks.granularity_accuracy import Record
-from benchmarks.granularity_cells import GRANULARITIES, SEEDS, cells
+from benchmarks.granularity_cells import GRANULARITIES, SEEDS, cells, key_of
 from benchmarks.granularity_compare import (
     RESTRICTED,
     UNITS,
@@ -24,6 +23,7 @@ from benchmarks.granularity_compare import (
 )
 from benchmarks.granularity_page import page, summary, verdict
 from benchmarks.granularity_picture import draw
+from benchmarks.records import Record
 from torch import nn
 
 from secateur.sparse import as_sparse
@@ -187,22 +187,22 @@ def test_the_figures_and_the_picture(tmp_path: Path) -> None:
 
 def test_a_record_goes_on_where_it_was_ended(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "record.jsonl"
-    first = Record(path, head(), resume=True)
+    first = Record(path, head(), key_of, resume=True)
     first.add(cell("row", 0.5, None, 100))
     with path.open("a") as file:
         file.write('{"model": "resnet20-x", "gran')
-    again = Record(path, head(), resume=True)
+    again = Record(path, head(), key_of, resume=True)
     assert again.cells == first.cells
     again.add(cell("row", 0.5, 0, 90))
-    assert set(Record(path, head(), resume=True).cells) == {
+    assert set(Record(path, head(), key_of, resume=True).cells) == {
         ("resnet20-x", "row", 0.5, None),
         ("resnet20-x", "row", 0.5, 0),
     }
     other = head()
     other["settings"][0]["lr"] = 0.1
     with pytest.raises(SystemExit, match="other settings"):
-        Record(path, other, resume=True)
-    assert Record(path, other, resume=False).cells == {}
+        Record(path, other, key_of, resume=True)
+    assert Record(path, other, key_of, resume=False).cells == {}
 
 
 def test_augmented_images_are_shifted_and_mirrored_ones() -> None:

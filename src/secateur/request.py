@@ -77,6 +77,13 @@ class Request:
             return None
         return lambda done, total: progress(done, total, what)
 
+    def told_of(self, doing: str) -> Callable[[int, int | None, str], None] | None:
+        """As `told`, to be called with what it is done to as well."""
+        progress = self.progress
+        if progress is None:
+            return None
+        return lambda done, total, text: progress(done, total, f"{doing} {text}")
+
     @property
     def limited(self) -> dict[str, float]:
         """Costs that count: those of the budget, or MACs where it is a drop in accuracy."""
@@ -184,7 +191,9 @@ def with_latency(
             )
         return request
     if not isinstance(latency, LatencyTable):
-        latency = LatencyTable.measure(model, inputs, latency or "torch", cache=True)
+        latency = LatencyTable.measure(
+            model, inputs, latency or "torch", cache=True, tick=request.told_of("timing")
+        )
     return dataclasses.replace(request, latency=latency)
 
 

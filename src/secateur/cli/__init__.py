@@ -9,6 +9,7 @@ import typer
 from secateur.cli import commands
 from secateur.cli.group import OneLineErrors
 from secateur.cli.listing import list_names
+from secateur.cli.opening import keep_quiet
 from secateur.cli.prune import prune
 from secateur.cli.recipes import init, run
 from secateur.cli.sensitivity import sensitivity
@@ -27,8 +28,12 @@ app = typer.Typer(
 def main(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no remarks; before or after.")
+    ] = False,
 ) -> None:
     """Prune any PyTorch model physically and exactly, and prove it."""
+    keep_quiet(quiet)
     if version:
         commands.version()
         raise typer.Exit

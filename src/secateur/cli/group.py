@@ -1,4 +1,4 @@
-"""Errors as people want them: one line on stderr, exit code 2, no traceback."""
+"""Ends as people want them: an error is one line on stderr, Ctrl-C says how to go on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,25 @@ from typer.core import TyperGroup
 
 from secateur.errors import SecateurError
 
-__all__ = ["OneLineErrors"]
+__all__ = ["OneLineErrors", "when_stopped"]
 
 EXIT_CODE = 2
+STOPPED = 130
+"""128 and the number of the signal, as shells have it."""
+
+QUIET = ("--quiet", "-q")
+
+_going_on: list[str] = []
 
 # Typer brings its own copy of click, or uses the one that is installed: this finds either.
 _UsageError: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
+
+
+def when_stopped(going_on: str) -> None:
+    """What to say after Ctrl-C from now on: how the command goes on where it was."""
+    _going_on[:] = [going_on]
 
 
 class OneLineErrors(TyperGroup):
@@ -34,9 +45,10 @@ class OneLineErrors(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run, and exit the process unless ``standalone_mode`` is off."""
+        _going_on.clear()
         try:
             code = super().main(
-                args=args,
+                args=_quiet_first(sys.argv[1:] if args is None else args),
                 prog_name=prog_name,
                 complete_var=complete_var,
                 standalone_mode=False,
@@ -55,9 +67,19 @@ class OneLineErrors(TyperGroup):
             if not standalone_mode:
                 raise
             _fail(f"{error.format_message()} (see {_help(error)})")
+        if code == STOPPED:
+            typer.echo("; ".join(["stopped", *_going_on]), err=True)
         if standalone_mode:
             sys.exit(code if isinstance(code, int) else 0)
         return code
+
+
+def _quiet_first(args: Sequence[str]) -> list[str]:
+    """An option of the whole program may stand behind the command, too."""
+    own = args[: args.index("--")] if "--" in args else args
+    asked = [each for each in own if each in QUIET]
+    rest = [each for each in own if each not in QUIET]
+    return [*asked[:1], *rest, *args[len(own) :]]
 
 
 def _help(error: Any) -> str:

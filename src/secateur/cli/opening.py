@@ -14,14 +14,22 @@ if TYPE_CHECKING:
 
     from secateur.inputs import ExampleInputs
 
-__all__ = ["consoles", "open_model"]
+__all__ = ["consoles", "keep_quiet", "open_model"]
+
+_quiet = False
+
+
+def keep_quiet(quiet: bool) -> None:
+    """Whether progress and remarks are left out."""
+    global _quiet
+    _quiet = quiet
 
 
 def consoles() -> tuple[Console, Console]:
     """Where results go, and where progress and remarks go."""
     from rich.console import Console
 
-    return Console(highlight=False), Console(stderr=True, highlight=False)
+    return Console(highlight=False), Console(stderr=True, highlight=False, quiet=_quiet)
 
 
 def open_model(

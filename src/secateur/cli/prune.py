@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from secateur.cli.group import when_stopped
 from secateur.cli.opening import consoles, open_model
 from secateur.cli.options import (
     RANDOM,
@@ -123,9 +124,11 @@ def prune(
     from secateur.progress import Steps
     from secateur.prune import prune as run
 
+    if journal is not None:
+        when_stopped(f"the same command goes on from {journal}")
     console, progress = consoles()
     compacted, note = None, ""
-    with Steps(progress if progress.is_terminal else None) as steps:
+    with Steps(progress) as steps:
         with steps.step("Building the model"):
             net, inputs, random = open_model(
                 model,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secateur.cli.group import when_stopped
 from secateur.cli.opening import consoles
 from secateur.cli.options import InputShapes, parse_shape
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from secateur.recipes import Preview, RunResult
 
 __all__ = ["init", "run"]
-
-STOPPED = 130
 
 
 def run(
@@ -51,13 +50,10 @@ def run(
     if dry_run:
         _show_preview(console, preview(read, out=out))
         return
-    try:
-        result = run_recipe(read, out=out, resume=resume, console=progress)
-    except KeyboardInterrupt:
-        again = " ".join(["secateur run", str(recipe), *(overrides or ())])
-        where = "" if out is None else f" --out {out}"
-        typer.echo(f"stopped; go on with: {again}{where} --resume", err=True)
-        raise typer.Exit(STOPPED) from None
+    again = " ".join(["secateur run", str(recipe), *(overrides or ())])
+    where = "" if out is None else f" --out {out}"
+    when_stopped(f"go on with: {again}{where} --resume")
+    result = run_recipe(read, out=out, resume=resume, console=progress)
     if int(os.environ.get("RANK", "0")) == 0:
         _show_result(console, result)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secateur.cli.group import when_stopped
 from secateur.cli.opening import consoles, open_model
 from secateur.cli.options import (
     RANDOM,
@@ -71,6 +72,8 @@ def sensitivity(
     from secateur.sensitivity import RATIOS
     from secateur.sensitivity import sensitivity as run
 
+    if cache is not None:
+        when_stopped(f"the same command goes on from {cache}")
     workers = engine_of(engine, address)
     console, progress = consoles()
     with Steps(progress) as steps:

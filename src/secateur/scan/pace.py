@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from secateur.progress import Tick
+from secateur.progress import Tick, duration
 
-__all__ = ["Pace", "duration"]
+__all__ = ["Pace"]
 
 
 class Pace:
@@ -50,18 +50,3 @@ class Pace:
             left = (self._clock() - self._start) / made * (total - done)
             text = f"{text}; {duration(left)} left"
         self._tick(done, total, text)
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it.
-
-    Examples
-    --------
-    >>> duration(8.4), duration(200), duration(8000)
-    ('8 s', '3 min', '2.2 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
