@@ -210,9 +210,9 @@ def options_of(function: object) -> dict[str, object]:
             # What a recipe says for all steps, objects that no file can hold, and what changes the
             # shape of the data.
             "data loss evaluate engine journal progress optimizer ema form prune_inputs "
-            "prune_outputs base",
+            "prune_outputs base accelerator",
         ),
-        (Finetune, recover, "validation progress teacher checkpoint"),
+        (Finetune, recover, "validation progress teacher checkpoint accelerator"),
         (STEPS["export"], secateur.export, ""),
         (Quantize, quantize, ""),
     ],

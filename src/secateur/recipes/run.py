@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from secateur.ranks import Ranks, found_ranks
 from secateur.recipes.deciding import decide_and_cut
 from secateur.recipes.exporting import export_model, quantize_model
 from secateur.recipes.folder import START, RunFolder, writing
+from secateur.recipes.metrics import MEASURED, lines, write_metrics
 from secateur.recipes.outcome import Outcome
 from secateur.recipes.reading import Read, read_recipe
 from secateur.recipes.summary import write_summary
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["RunResult", "run_recipe"]
-
-MEASURED = ("macs", "params", "nonzero", "bytes")
 
 Doing: TypeAlias = Callable[[Work, Task, nn.Module, Tick], Outcome]
 
@@ -180,7 +179,7 @@ def _carry_out(
     stages = [_stage(work, START, partial(_begin, work, steps))]
     for task in tasks_of(read.recipe):
         stages.append(_stage(work, task.name, partial(_do, work, task, stages[-1], steps)))
-        ranks.leading("metrics", partial(_write_metrics, folder, stages))
+        ranks.leading("metrics", partial(write_metrics, folder, stages))
     weights = folder.path / "model.safetensors"
     report = ranks.leading("the report", lambda: _finish(work, stages, begun, weights, steps))
     return RunResult(folder.path, weights, stages, report)
@@ -197,7 +196,7 @@ def _finish(
     folder = work.folder
     with writing(weights), replacing(weights) as draft:
         shutil.copyfile(folder.weights(stages[-1]["weights"]), draft)
-    write_events(_lines(stages), folder.path / "tensorboard")
+    write_events(lines(stages), folder.path / "tensorboard")
     if not work.recipe.report.enabled:
         return None
     with steps.step("Writing the report"), writing(folder.path / "report.html"):
@@ -296,21 +295,3 @@ def _measured(work: Work, model: nn.Module) -> dict[str, Any]:
         "loss": None if score is None else score.loss,
         "accuracy": None if score is None else score.accuracy,
     }
-
-
-def _lines(stages: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One line for every epoch, and one for every stage."""
-    measured = (*MEASURED, "loss", "accuracy", "seconds")
-    for stage in stages:
-        for epoch in stage["metrics"]:
-            yield {"step": stage["name"], **epoch}
-        yield {
-            "step": stage["name"],
-            **{key: stage[key] for key in measured},
-        }
-
-
-def _write_metrics(folder: RunFolder, stages: Iterable[Mapping[str, Any]]) -> None:
-    text = "".join(json.dumps(line) + "\n" for line in _lines(stages))
-    with writing(folder.path / "metrics.jsonl"):
-        folder.write("metrics.jsonl", text)
