@@ -74,7 +74,7 @@ def test_a_run_leaves_everything_that_it_did(folder: Path) -> None:
     run = folder / "runs" / "full"
     assert {path.name for path in run.iterdir()} - {"tensorboard"} == {
         *("recipe.yaml", "environment.json", "metrics.jsonl", "model.safetensors"),
-        *("exports", "stages", "report.html", "latency.json"),
+        *("exports", "stages", "checkpoints", "report.html", "latency.json"),
     }
     the_weights_are_those_of_the_last_stage(run)
     the_metrics_have_a_line_for_every_epoch_and_stage(run)

@@ -90,7 +90,6 @@ def render(report: Report) -> str:
         rows=comparison(report.before, report.after),
         pictures=pictures_of(report),
         zeros=any(each.zeros_after for each in report.histograms),
-        masked=bool(report.masks),
         validated=any(
             epoch.val_loss is not None for history in report.histories.values() for epoch in history
         ),
