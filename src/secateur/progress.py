@@ -29,8 +29,10 @@ class Steps:
     Parameters
     ----------
     console : rich.console.Console or None
-        A terminal gets bars; anything else a line when a step of over two seconds ends, and one
-        every ten seconds in it. None and a quiet console get nothing.
+        A terminal gets bars; anything else a line when a step ends, and one every ten seconds in
+        it. None and a quiet console get nothing.
+    shortest : float, optional
+        Seconds that a step must take to get a line; 2 by default.
 
     Examples
     --------
@@ -39,7 +41,8 @@ class Steps:
     ...         tick(number + 1, 3, f"at {number}")
     """
 
-    def __init__(self, console: Console | None) -> None:
+    def __init__(self, console: Console | None, shortest: float | None = None) -> None:
+        self._shortest = SHORT if shortest is None else shortest
         self._console = None if console is None or console.quiet else console
         shown = self._console is not None and self._console.is_terminal
         self._bars = _bars(self._console) if shown and self._console is not None else None
@@ -85,7 +88,7 @@ class Steps:
             self._bars.update(task, completed=1, total=1, text=latest)
         elif self._console is not None:
             seconds = time.perf_counter() - started
-            if seconds < SHORT:
+            if seconds < self._shortest:
                 return
             self._console.print(f"{label}: {seconds:.1f} s  {latest}".rstrip(), soft_wrap=True)
 

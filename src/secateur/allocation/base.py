@@ -61,9 +61,9 @@ class Allocation(Spelled, ABC):
         -------
         tuple of int
             One of the allowed numbers for every group, with which the budget is met; by default
-            the shortest sufficient start of `order`. Where the last step of that was so large
-            that over a hundredth of the dense cost is left unused, its group stays as it is and
-            the start is shortened for the others.
+            the shortest sufficient start of `order`. Where the last step of that took several
+            units, and over a hundredth of the dense cost is left unused, its group stays as it is
+            and the start is shortened for the others.
         """
         owners = np.array([owner for owner, _ in self.order(problem.groups)], dtype=np.int64)
         least = np.zeros(len(problem.groups), dtype=np.int64)
@@ -85,6 +85,9 @@ class Allocation(Spelled, ABC):
             if not high or problem.unused(amounts) <= UNUSED:
                 return amounts
             last = owners[high - 1]
+            if amounts[last] - at(high - 1)[last] <= 1:
+                # No rule for sizes made it so large: a layer is as coarse as its units.
+                return amounts
             least[last] = amounts[last]
 
     def order(self, groups: Sequence[GroupScores]) -> list[tuple[int, int]]:

@@ -121,7 +121,7 @@ def run_demo(
     started = time.perf_counter()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    with Steps(console) as steps:
+    with Steps(console, shortest=0) as steps:
         data = load_data(f"digits:{size}", seed=seed)
         test = data.test.batches(stages.EVALUATION_BATCH)
         images = data.test.inputs[: stages.BATCH]

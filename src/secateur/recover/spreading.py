@@ -193,8 +193,11 @@ def placed(ranks: Ranks, *models: nn.Module | None) -> Iterator[None]:
     """Hold models on this process's device; afterwards they are where they were."""
     with contextlib.ExitStack() as stack:
         for model in models:
-            first = None if model is None else next(model.parameters(), None)
-            if model is not None and first is not None and ranks.size > 1:
+            if not isinstance(model, nn.Module) or ranks.size == 1:
+                # Who takes the model says what is wrong with anything else.
+                continue
+            first = next(model.parameters(), None)
+            if first is not None:
                 stack.callback(model.to, first.device)
                 model.to(ranks.accelerator.device)
         yield
