@@ -36,7 +36,8 @@ def recalibrate_batchnorm(
         training modes and momenta are restored.
     batches : iterable
         Training batches: a tensor of inputs, pairs ``(inputs, targets)``, or dicts of keyword
-        inputs.
+        inputs. As they are in training, augmentation included: the statistics of images as they
+        are do not fit a network that has learned on shifted ones.
     max_batches : int, optional
         Stop after this many. All of them by default.
 
