@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -123,6 +125,33 @@ def test_in_onnx_it_computes_the_same(
             given[0] = given[0] * given[0].shape[-1] ** 0.5
         expected = module(*given).numpy()
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+MEASURED_IN_TURN = """
+import signal
+import torch
+import secateur as sc
+
+told = []
+signal.signal(signal.SIGUSR1, lambda *_: told.append(1))
+for width in (4, 5):
+    net = torch.nn.Sequential(torch.nn.Linear(width, 64), torch.nn.Linear(64, 3))
+    sc.LatencyTable.measure(
+        net, torch.zeros(1, width), "openvino", threads=1, points=4, runs=1
+    )
+    signal.raise_signal(signal.SIGUSR1)
+assert told == [1, 1], told
+"""
+
+
+def test_signals_after_openvino_find_their_handlers() -> None:
+    """In a process of its own: what goes wrong here ends it."""
+    pytest.importorskip("openvino")
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", MEASURED_IN_TURN],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_only_what_can_change_varies() -> None:

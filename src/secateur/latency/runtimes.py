@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import tempfile
 from abc import ABC, abstractmethod
@@ -170,7 +171,7 @@ class OpenVino(Runtime):
 
     def load(self, model: bytes, feeds: dict[str, np.ndarray]) -> Run:
         """A serialised model with its inputs, as a function without arguments."""
-        core = require("openvino", "openvino").Core()
+        core = _openvino_core()
         settings = {"INFERENCE_NUM_THREADS": self.threads, "PERFORMANCE_HINT": "LATENCY",
                     "INFERENCE_PRECISION_HINT": "f32"}  # fmt: skip
         if self.dtype != torch.float32:
@@ -180,6 +181,18 @@ class OpenVino(Runtime):
         given = {name: values for name, values in feeds.items() if name in wanted}
         request = compiled.create_infer_request()
         return lambda: list(request.infer(given).values())
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """One core for as long as the process lives.
+
+    Every core puts a stack of its own in place for signal handlers, and back the one that it found
+    there. When cores end in another order than the reverse, that is a stack of one that has ended
+    already, and the next signal with a handler in Python (Ctrl-C, a child that exits) ends the
+    process.
+    """
+    return require("openvino", "openvino").Core()
 
 
 RUNTIMES: dict[str, type[Runtime]] = {
