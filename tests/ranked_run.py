@@ -189,3 +189,5 @@ if __name__ == "__main__":
         folder = Path(sys.argv[1]) / task
         folder.mkdir(parents=True, exist_ok=True)
         globals()[task](folder)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

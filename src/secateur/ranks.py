@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import math
@@ -201,6 +202,8 @@ def found_ranks(accelerator: Any = None) -> Ranks:
         waiting = accelerate.utils.InitProcessGroupKwargs(timeout=PATIENCE)
         # Without a GPU it would see one process, whatever was launched.
         cpu = None if torch.accelerator.is_available() else True
+        if not torch.distributed.is_initialized():
+            atexit.register(_leave)
         accelerator = accelerate.Accelerator(cpu=cpu, kwargs_handlers=[waiting])
     elif not isinstance(accelerator, accelerate.Accelerator):
         raise InputError(
@@ -220,6 +223,12 @@ def found_ranks(accelerator: Any = None) -> Ranks:
     if accelerator.scaler is not None:
         raise InputError("fp16 needs a scaled loss; launch with --mixed_precision bf16 or no")
     return ALONE if accelerator.num_processes == 1 else Ranks(accelerator)
+
+
+def _leave() -> None:
+    """End what was begun here: threads of a group that is left open can abort the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _launched() -> bool:

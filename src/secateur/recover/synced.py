@@ -62,7 +62,7 @@ class SyncedBatchNorm(TorchFunctionMode):
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         count = values.new_tensor([self.weight * values.numel() / values.shape[1]])
         total = _Summed.apply(torch.cat([self.weight * values.sum(over), count]))
-        entries = float(total[-1])
+        entries = float(total[-1].detach())
         if entries <= 1:
             raise ValueError("Expected more than 1 value per channel when training")
         mean = total[:-1] / entries
