@@ -21,9 +21,9 @@ def with_secateur(model: nn.Module, names: list[str]) -> None:
     from secateur.allocation import as_allocation
     from secateur.criteria import as_criterion
     from secateur.plan import Plan
-    from secateur.sparse import as_sparse, prunable_weights
-    from secateur.sparse.base import Task
-    from secateur.sparse.scoring import SparseScorer
+    from secateur.sparsity import as_sparse, prunable_weights
+    from secateur.sparsity.base import Task
+    from secateur.sparsity.scoring import SparseScorer
 
     weights = [weight for weight in prunable_weights(model) if weight.name in names]
     criterion = as_criterion("magnitude")

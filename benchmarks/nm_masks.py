@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import heading, machine, markdown_table, run_limited, write_results
-from secateur.sparse import nm_mask
+from secateur.sparsity import nm_mask
 
 SHAPE = (4096, 11008)
 KEEP, OF = 2, 4

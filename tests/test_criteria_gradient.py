@@ -15,8 +15,8 @@ from torch.nn import functional
 import secateur as sc
 from secateur.criteria import score_classes
 from secateur.errors import CriterionError, InputError
-from secateur.sparse import SparseGranularity, as_sparse, prunable_weights
-from secateur.sparse.scoring import SparseScorer
+from secateur.sparsity import SparseGranularity, as_sparse, prunable_weights
+from secateur.sparsity.scoring import SparseScorer
 
 
 def small() -> nn.Sequential:

@@ -70,7 +70,7 @@ def test_of_a_transposed_convolution_takes_one_norm_a_channel() -> None:
     norms = torch.cat([x for x, _ in data]).square().sum(dim=(0, 2, 3)).sqrt()
     expected = layer.weight.abs() * norms[:, None, None, None]
     found = elements(nn.Sequential(layer), "wanda", data)["0.weight"]
-    weight = next(iter(sc.sparse.prunable_weights(nn.Sequential(layer))))
+    weight = next(iter(sc.sparsity.prunable_weights(nn.Sequential(layer))))
     close(found, weight.canonical(expected.detach()))
 
 

@@ -15,7 +15,7 @@ from secateur.cli import app
 from secateur.criteria import CRITERIA
 from secateur.regularizers import REGULARIZERS
 from secateur.schedules import DYNAMICS, SCHEDULES
-from secateur.sparse import ROWS
+from secateur.sparsity import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -17,8 +17,8 @@ import secateur as sc
 from secateur.criteria import L2
 from secateur.errors import BudgetError, CriterionError
 from secateur.masks.keeper import keeper_of
-from secateur.sparse import as_sparse, prunable_weights, scoring
-from secateur.sparse.threshold import find_cut, ordered
+from secateur.sparsity import as_sparse, prunable_weights, scoring
+from secateur.sparsity.threshold import find_cut, ordered
 
 
 @pytest.fixture(autouse=True)

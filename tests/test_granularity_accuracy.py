@@ -26,7 +26,7 @@ from benchmarks.granularity_picture import draw
 from benchmarks.records import Record
 from torch import nn
 
-from secateur.sparse import as_sparse
+from secateur.sparsity import as_sparse
 from secateur.weights import prunable_weights
 
 IMAGES = 200

@@ -26,7 +26,7 @@ costs verify persist export idle candidates
 rounding
 selection recover models
 data
-sparse
+sparsity
 attached
 regularizers schedules
 callbacks

@@ -15,7 +15,7 @@ from secateur.allocation import ALLOCATIONS
 from secateur.criteria import CRITERIA
 from secateur.regularizers import REGULARIZERS
 from secateur.schedules import DYNAMICS, SCHEDULES
-from secateur.sparse import ROWS
+from secateur.sparsity import ROWS
 
 METHODS = Path(__file__).resolve().parents[1] / "docs" / "methods"
 

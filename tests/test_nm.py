@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.errors import BudgetError, InputError, NothingToPruneError
-from secateur.sparse import nm_mask, transposable_mask
-from secateur.sparse.flow import assigned
-from secateur.sparse.hierarchical import nm_within
-from secateur.sparse.transposable import tile_patterns
+from secateur.sparsity import nm_mask, transposable_mask
+from secateur.sparsity.flow import assigned
+from secateur.sparsity.hierarchical import nm_within
+from secateur.sparsity.transposable import tile_patterns
 
 
 def by_hand(scores: np.ndarray, keep: int, of: int) -> np.ndarray:

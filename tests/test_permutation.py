@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.errors import InputError
-from secateur.sparse import nm_mask
-from secateur.sparse.permutation import best_order, ideal, retained
+from secateur.sparsity import nm_mask
+from secateur.sparsity.permutation import best_order, ideal, retained
 
 
 class Residual(nn.Module):

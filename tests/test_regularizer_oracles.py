@@ -13,7 +13,7 @@ from secateur.attached import as_units
 from secateur.attached.units import BOXES
 from secateur.errors import InputError
 from secateur.regularizers import GReg1, GReg2, regularizer
-from secateur.sparse import nm_mask, prunable_weights
+from secateur.sparsity import nm_mask, prunable_weights
 
 
 def layer(*values: float) -> nn.Linear:

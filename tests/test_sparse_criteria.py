@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.criteria import CRITERIA, as_criterion
 from secateur.errors import InputError, NothingToPruneError, SecateurError
-from secateur.sparse import ROWS, as_sparse, prunable_weights
+from secateur.sparsity import ROWS, as_sparse, prunable_weights
 from secateur.specs import catalogue
 
 # One of every row of the table; sizes that divide the layers, and some that do not.

@@ -14,7 +14,7 @@ from torch.nn.utils import prune as torch_prune
 
 import secateur as sc
 from secateur.errors import BudgetError, CriterionError, InputError, SecateurError
-from secateur.sparse import ROWS, as_sparse, prunable_weights
+from secateur.sparsity import ROWS, as_sparse, prunable_weights
 
 # Every row of the table, and sizes and options of those that take some.
 TILED = [

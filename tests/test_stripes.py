@@ -11,7 +11,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import InputError, NothingToPruneError
-from secateur.sparse import StripeConv2d, regroup_stripes
+from secateur.sparsity import StripeConv2d, regroup_stripes
 
 CONVS: list[dict[str, Any]] = [
     {"kernel_size": 3},

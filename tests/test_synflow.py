@@ -13,8 +13,8 @@ import secateur as sc
 from secateur.criteria import SynFlow
 from secateur.errors import InputError
 from secateur.inputs import as_inputs
-from secateur.sparse import as_sparse, prunable_weights
-from secateur.sparse.scoring import SparseScorer
+from secateur.sparsity import as_sparse, prunable_weights
+from secateur.sparsity.scoring import SparseScorer
 
 
 def narrowing() -> nn.Sequential:

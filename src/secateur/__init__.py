@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from secateur.scan import Evaluation
     from secateur.schedules import Rewind, dynamic
     from secateur.sensitivity import sensitivity
-    from secateur.sparse.permute import permute_for_nm
+    from secateur.sparsity.permute import permute_for_nm
     from secateur.surgery.graph_form import to_graph
 
 # Imported on first use, so that `import secateur` costs next to nothing.
@@ -64,7 +64,7 @@ _HOMES = {
     "lightning_callback": "secateur.callbacks",
     "load": "secateur.persist",
     "masks_of": "secateur.masks",
-    "permute_for_nm": "secateur.sparse.permute",
+    "permute_for_nm": "secateur.sparsity.permute",
     "profile": "secateur.profiling",
     "prune": "secateur.prune",
     "recalibrate_batchnorm": "secateur.recover",

@@ -30,8 +30,8 @@ from secateur.refit import refit
 from secateur.request import SAME_CALL, Request, check_model, resolve, with_latency
 from secateur.result import GroupSummary, Result
 from secateur.rounding import RoundTo
-from secateur.sparse.table import SparseGranularity
 from secateur.sparsify import sparsify
+from secateur.sparsity.table import SparseGranularity
 from secateur.surgery.apply import apply_plan, check_fits
 from secateur.surgery.expected import ExpectedSizes
 from secateur.surgery.obstacles import Amendments, fix_parting

@@ -15,7 +15,7 @@ from secateur.prune import prune
 from secateur.request import as_budget, as_granularity
 from secateur.result import Result
 from secateur.schedules.amounts import SCHEDULES, OneShot, Schedule, as_schedule
-from secateur.sparse.table import SparseGranularity
+from secateur.sparsity.table import SparseGranularity
 from secateur.surgery.graph_form import to_graph
 
 __all__ = ["SCHEDULES", "Pruner"]

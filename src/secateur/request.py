@@ -23,7 +23,7 @@ from secateur.plan import Plan
 from secateur.profiling.census import census
 from secateur.ranks import ALONE, Ranks
 from secateur.rounding import Rounding, RoundTo, as_rounding
-from secateur.sparse.table import SparseGranularity, as_sparse
+from secateur.sparsity.table import SparseGranularity, as_sparse
 
 __all__ = ["SAME_CALL", "TRYING", "Request", "check_model", "resolve", "with_latency"]
 

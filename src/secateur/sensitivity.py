@@ -48,8 +48,8 @@ from secateur.scan import (
     removal,
     scan_weights,
 )
-from secateur.sparse.table import SparseGranularity
 from secateur.sparsify import masks_on, weights_for
+from secateur.sparsity.table import SparseGranularity
 
 __all__ = ["Sensitivity", "sensitivity"]
 

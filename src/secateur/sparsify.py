@@ -23,10 +23,10 @@ from secateur.refit import refit
 from secateur.request import TRYING, Request
 from secateur.result import GroupSummary, Result
 from secateur.scan import scan_weights
-from secateur.sparse.base import Chosen, SparseGranularity, Task
-from secateur.sparse.scoring import SparseScorer
-from secateur.sparse.semi import SemiStructured
-from secateur.sparse.tiles import Tiling
+from secateur.sparsity.base import Chosen, SparseGranularity, Task
+from secateur.sparsity.scoring import SparseScorer
+from secateur.sparsity.semi import SemiStructured
+from secateur.sparsity.tiles import Tiling
 from secateur.surgery.apply import apply_plan
 from secateur.surgery.transaction import transaction
 from secateur.verify import difference

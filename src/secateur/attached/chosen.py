@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.sparse.select import zeros_wanted
+from secateur.sparsity.select import zeros_wanted
 
 __all__ = ["lowest"]
 

@@ -11,8 +11,8 @@ from torch.nn.utils import parametrize
 from secateur.criteria.elementwise import working_dtype
 from secateur.errors import InputError, NothingToPruneError
 from secateur.ignored import ignored_tensors
-from secateur.sparse.table import SparseGranularity
-from secateur.sparse.tiles import Tiling
+from secateur.sparsity.table import SparseGranularity
+from secateur.sparsity.tiles import Tiling
 from secateur.weights import Weight, prunable_weights
 
 __all__ = ["Skipped", "Target", "find_targets", "require_plain"]

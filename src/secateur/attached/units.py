@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur.errors import InputError
-from secateur.sparse.table import ROWS, Row, SparseGranularity, as_sparse
+from secateur.sparsity.table import ROWS, Row, SparseGranularity, as_sparse
 
 __all__ = ["BOXES", "as_units"]
 
@@ -33,7 +33,7 @@ def as_units(text: str) -> SparseGranularity:
 
     Examples
     --------
-    >>> from secateur.sparse import Weight
+    >>> from secateur.sparsity import Weight
     >>> conv = Weight("conv.weight", (8, 4, 3, 3))
     >>> [as_units(name).tiling(conv).grid for name in ("filter", "channel", "kernel", "block:2x4")]
     [(8, 1, 1, 1), (1, 4, 1, 1), (8, 4, 1, 1), (4, 1, 3, 3)]

@@ -66,7 +66,7 @@ def _allocations() -> list[tuple[str, str]]:
 
 def _granularities() -> list[tuple[str, str]]:
     from secateur.granularity import GRANULARITIES
-    from secateur.sparse import ROWS
+    from secateur.sparsity import ROWS
     from secateur.specs import cited
 
     whole = [GRANULARITIES[name] for name in GRANULARITIES]

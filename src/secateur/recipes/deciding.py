@@ -26,7 +26,7 @@ from secateur.report.collect import coupled_groups
 from secateur.report.numbers import percent
 from secateur.request import as_granularity
 from secateur.result import Result
-from secateur.sparse.table import SparseGranularity
+from secateur.sparsity.table import SparseGranularity
 
 __all__ = ["decide_and_cut", "described"]
 

@@ -14,7 +14,7 @@ from secateur.recipes.base import Entry, named
 from secateur.recover import Distillation
 from secateur.request import as_budget, as_granularity
 from secateur.schedules.amounts import as_schedule
-from secateur.sparse.table import SparseGranularity
+from secateur.sparsity.table import SparseGranularity
 
 __all__ = ["STEPS", "Export", "Finetune", "Prune", "Quantize", "Sparsify", "Step", "StepOptions"]
 

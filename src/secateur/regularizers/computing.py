@@ -13,7 +13,7 @@ from secateur.attached import Target, compute_weights, find_targets
 from secateur.errors import NothingToPruneError
 from secateur.inputs import ExampleInputs
 from secateur.regularizers.base import Regularizer
-from secateur.sparse.table import SparseGranularity
+from secateur.sparsity.table import SparseGranularity
 
 __all__ = ["Computing"]
 

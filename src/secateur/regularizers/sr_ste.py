@@ -12,7 +12,7 @@ from secateur.attached.checks import checked
 from secateur.errors import InputError
 from secateur.regularizers.base import REGULARIZERS
 from secateur.regularizers.computing import Computing
-from secateur.sparse.nm import nm_mask
+from secateur.sparsity.nm import nm_mask
 
 __all__ = ["SRSTE"]
 

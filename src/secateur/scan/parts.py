@@ -11,9 +11,9 @@ from secateur.errors import BudgetError
 from secateur.inputs import Inputs
 from secateur.plan import Plan
 from secateur.request import Request
-from secateur.sparse.base import SparseGranularity, Task
-from secateur.sparse.scoring import SparseScorer
-from secateur.sparse.tiles import Tiling
+from secateur.sparsity.base import SparseGranularity, Task
+from secateur.sparsity.scoring import SparseScorer
+from secateur.sparsity.tiles import Tiling
 from secateur.weights import Weight
 
 __all__ = ["scan_weights"]

@@ -15,7 +15,7 @@ from secateur.attached.targets import wide
 from secateur.errors import InputError
 from secateur.plan import Plan
 from secateur.registry import Registry
-from secateur.sparse.table import SparseGranularity
+from secateur.sparsity.table import SparseGranularity
 
 __all__ = ["DYNAMICS", "Dynamic", "dynamic"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from secateur.sparse.nm import nm_mask
-from secateur.sparse.stripes import StripeConv2d, regroup_stripes
-from secateur.sparse.table import ROWS, SparseGranularity, as_sparse
-from secateur.sparse.tiles import Tiling
-from secateur.sparse.transposable import transposable_mask
+from secateur.sparsity.nm import nm_mask
+from secateur.sparsity.stripes import StripeConv2d, regroup_stripes
+from secateur.sparsity.table import ROWS, SparseGranularity, as_sparse
+from secateur.sparsity.tiles import Tiling
+from secateur.sparsity.transposable import transposable_mask
 from secateur.weights import Weight, prunable_weights
 
 __all__ = [

@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from secateur.sparse.nm import nm_mask
+from secateur.sparsity.nm import nm_mask
 
 __all__ = ["best_order", "ideal", "retained"]
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from secateur.allocation import Allocation
 from secateur.budget import check_budget
 from secateur.layerwise import Amount
-from secateur.sparse.select import Layer, removed_per_row, removed_under
-from secateur.sparse.tiles import Tiling, count_true
+from secateur.sparsity.select import Layer, removed_per_row, removed_under
+from secateur.sparsity.tiles import Tiling, count_true
 from secateur.weights import Weight
 
 if TYPE_CHECKING:
-    from secateur.sparse.scoring import SparseScorer
+    from secateur.sparsity.scoring import SparseScorer
 
 __all__ = ["Chosen", "Row", "SparseGranularity", "Task"]
 

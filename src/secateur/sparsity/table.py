@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 
 from secateur.errors import InputError, UnknownNameError, suggestion
-from secateur.sparse.base import Row, SparseGranularity
-from secateur.sparse.hierarchical import Hierarchical
-from secateur.sparse.pattern import Pattern
-from secateur.sparse.semi import SemiStructured, Short
+from secateur.sparsity.base import Row, SparseGranularity
+from secateur.sparsity.hierarchical import Hierarchical
+from secateur.sparsity.pattern import Pattern
+from secateur.sparsity.semi import SemiStructured, Short
 
 __all__ = ["ROWS", "Row", "SparseGranularity", "as_sparse"]
 

@@ -13,7 +13,7 @@ from secateur.graph import trace
 from secateur.graph.coupling import Group, Member
 from secateur.graph.trace import named_state
 from secateur.inputs import ExampleInputs, Inputs, as_inputs, evaluating, named_tensors, run
-from secateur.sparse.permutation import best_order, ideal, retained
+from secateur.sparsity.permutation import best_order, ideal, retained
 from secateur.surgery.transaction import swap_data, transaction
 from secateur.verify import difference
 from secateur.weights import Weight, prunable_weights

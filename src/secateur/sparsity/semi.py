@@ -12,10 +12,10 @@ from torch import Tensor
 from secateur.budget import check_budget
 from secateur.errors import BudgetError
 from secateur.layerwise import Amount
-from secateur.sparse.base import Chosen, SparseGranularity, Task
-from secateur.sparse.nm import nm_mask
-from secateur.sparse.tiles import Tiling
-from secateur.sparse.transposable import transposable_mask
+from secateur.sparsity.base import Chosen, SparseGranularity, Task
+from secateur.sparsity.nm import nm_mask
+from secateur.sparsity.tiles import Tiling
+from secateur.sparsity.transposable import transposable_mask
 from secateur.weights import Weight
 
 __all__ = ["SemiStructured", "Short"]

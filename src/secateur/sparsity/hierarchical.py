@@ -12,11 +12,11 @@ from torch import Tensor
 
 from secateur.budget import check_budget
 from secateur.errors import BudgetError
-from secateur.sparse.base import Chosen, SparseGranularity, Task
-from secateur.sparse.nm import nm_mask
-from secateur.sparse.select import Layer, removed_globally, zeros_per_layer, zeros_wanted
-from secateur.sparse.semi import SemiStructured
-from secateur.sparse.tiles import Tiling
+from secateur.sparsity.base import Chosen, SparseGranularity, Task
+from secateur.sparsity.nm import nm_mask
+from secateur.sparsity.select import Layer, removed_globally, zeros_per_layer, zeros_wanted
+from secateur.sparsity.semi import SemiStructured
+from secateur.sparsity.tiles import Tiling
 from secateur.weights import Weight
 
 __all__ = ["Hierarchical", "nm_within"]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from secateur.allocation import Allocation
 from secateur.errors import BudgetError
-from secateur.sparse.threshold import RUN, Cut, Ranked, find_cut, ordered
-from secateur.sparse.tiles import Tiling, count_true
+from secateur.sparsity.threshold import RUN, Cut, Ranked, find_cut, ordered
+from secateur.sparsity.tiles import Tiling, count_true
 
 __all__ = [
     "Layer",

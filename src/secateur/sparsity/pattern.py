@@ -12,17 +12,17 @@ from torch import Tensor
 
 from secateur.budget import check_budget
 from secateur.errors import BudgetError, InputError
-from secateur.sparse.base import Chosen, SparseGranularity, Task
-from secateur.sparse.nm import nm_mask
-from secateur.sparse.scoring import SparseScorer
-from secateur.sparse.select import (
+from secateur.sparsity.base import Chosen, SparseGranularity, Task
+from secateur.sparsity.nm import nm_mask
+from secateur.sparsity.scoring import SparseScorer
+from secateur.sparsity.select import (
     Layer,
     removed_globally,
     removed_per_layer,
     zeros_per_layer,
     zeros_wanted,
 )
-from secateur.sparse.tiles import Tiling
+from secateur.sparsity.tiles import Tiling
 from secateur.weights import Weight
 
 __all__ = ["Pattern", "best_patterns", "frequent_patterns", "natural_patterns"]

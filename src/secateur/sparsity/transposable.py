@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.sparse.flow import assigned
-from secateur.sparse.nm import check_runs
+from secateur.sparsity.flow import assigned
+from secateur.sparsity.nm import check_runs
 
 __all__ = ["tile_patterns", "transposable_mask"]
 

@@ -19,8 +19,8 @@ from secateur.inputs import Inputs
 from secateur.masks import effective
 from secateur.observing.batches import Loss
 from secateur.observing.reading import Progress, Reading
-from secateur.sparse.threshold import RUN
-from secateur.sparse.tiles import Tiling
+from secateur.sparsity.threshold import RUN
+from secateur.sparsity.tiles import Tiling
 from secateur.weights import Weight
 
 __all__ = ["SparseScorer"]
