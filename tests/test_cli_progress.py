@@ -46,6 +46,15 @@ def first(model):
 """
 
 
+# What is started in the background of a script has it ignored.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from secateur.cli import app
+app()
+"""
+
+
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "small_net.py").write_text(NET)
@@ -132,7 +141,7 @@ def test_what_is_stopped_says_how_it_goes_on(
     module: Path, command: tuple[str, ...], going_on: str
 ) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", "from secateur.cli import app; app()", command[0],
+        [sys.executable, "-c", INTERRUPTIBLE, command[0],
          "--model", "small_net:build", "--data", "small_net:data", *command[1:]],
         cwd=module, capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(module), *sys.path])},
