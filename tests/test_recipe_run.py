@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import secateur
 from secateur.cli import app
 from secateur.costs import CostModel
+from secateur.data import load_data
 from secateur.errors import FileFormatError, RecipeError
 from secateur.export.check import OnnxSession
 from secateur.models.resnet import SmallResNet
@@ -284,6 +285,34 @@ def test_fractions_are_of_the_model_at_the_start(folder: Path) -> None:
     (folder / "late.yaml").write_text(yaml.safe_dump({**yaml.safe_load(QUICK), "steps": steps}))
     with pytest.raises(RecipeError, match=r"steps.3.prune: .* give that step one as well"):
         run_recipe("late.yaml", out="late")
+
+
+def test_a_step_learns_from_the_model_of_the_step_it_names(folder: Path) -> None:
+    steps = [
+        {"finetune": {"epochs": 1, "lr": 0.1}},
+        "export",
+        {"prune": {"budget": {"macs": 0.6}, "recalibrate": 0}},
+        {"finetune": {"epochs": 1, "lr": 0.02, "distill": {"alpha": 1.0, "teacher": 2}}},
+    ]
+    (folder / "late.yaml").write_text(yaml.safe_dump({**yaml.safe_load(QUICK), "steps": steps}))
+    run = run_recipe("late.yaml")
+
+    def stage(name: str) -> SmallResNet:
+        return secateur.load(dense(), run.folder / "stages" / name / "weights.safetensors")
+
+    data = load_data("digits:8", seed=0)
+    model = stage("03-prune")
+    secateur.recover(
+        model,
+        data.train.batches(256, shuffle=True, seed=4),
+        epochs=1,
+        lr=0.02,
+        teacher=stage("01-finetune"),
+        distill={"alpha": 1.0},
+        seed=4,
+    )
+    final = stage("04-finetune").state_dict()
+    assert all(torch.equal(value, final[name]) for name, value in model.state_dict().items())
 
 
 def test_a_stage_that_was_changed_is_refused(folder: Path) -> None:

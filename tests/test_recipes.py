@@ -92,6 +92,15 @@ HEAD = "name: x\nmodel: timm:resnet18\ndata: digits\n"
             "model: a:b\ndata: {source: digits, options: {sise: 3}}\nsteps: [export]\n",
             "wrong.yaml:2: data.options.sise: unknown key; did you mean 'size'?",
         ),
+        (
+            "model: a:b\ndata: digits\nsteps:\n  - export\n  - finetune: {distill: {teacher: 2}}\n",
+            "wrong.yaml:5: steps.2.finetune.distill.teacher: step 2 learns from a model before it",
+        ),
+        (
+            "model: a:b\ndata: digits\nsteps:\n"
+            "  - prune: {steps: 2, finetune: {distill: {teacher: 1}}}\n",
+            "steps.1.prune.finetune.distill.teacher: step 1 learns from a model before it",
+        ),
         ("model: a:b\ndata: {batch_size: 3}\nsteps: [export]\n", "data needs a source, or train"),
         ("model: a:b\nsteps: [finetune]\n", "wrong.yaml:2: steps.1.finetune: this step needs data"),
         ("model: a:b\nsteps: [quantize]\n", "steps.1.quantize: this step needs data"),

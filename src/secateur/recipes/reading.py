@@ -17,6 +17,7 @@ from secateur.data import SOURCES, DataOptions
 from secateur.errors import RecipeError, SecateurError, suggestion
 from secateur.recipes.document import Document, Key, spelled
 from secateur.recipes.schema import Recipe
+from secateur.recipes.steps import Finetune, StepOptions
 
 __all__ = ["Read", "read_keys", "read_recipe"]
 
@@ -125,6 +126,7 @@ def _problems(recipe: Recipe) -> Iterator[tuple[Key, str]]:
         key = ("steps", number, step.kind)
         if step.options.needs_data and recipe.data is None:
             yield key, "this step needs data; give the recipe a key data"
+        yield from _teacher_problems(key, step.options)
         file = getattr(step.options, "file", None)
         if file is None:
             continue
@@ -133,6 +135,18 @@ def _problems(recipe: Recipe) -> Iterator[tuple[Key, str]]:
         if file in files:
             yield (*key, "file"), f"an earlier step writes {file!r}; give another file"
         files.add(file)
+
+
+def _teacher_problems(key: Key, options: StepOptions) -> Iterator[tuple[Key, str]]:
+    for finetune, at in ((options, key), (getattr(options, "finetune", None), (*key, "finetune"))):
+        if isinstance(finetune, Finetune) and finetune.distill is not None:
+            number, teacher = int(key[1]) + 1, finetune.distill.teacher
+            if teacher >= number:
+                yield (
+                    (*at, "distill", "teacher"),
+                    f"step {number} learns from a model before it: teacher is 0 for the one that "
+                    f"the recipe starts with, or an earlier step's number, not {teacher}",
+                )
 
 
 def _data_problems(recipe: Recipe) -> Iterator[tuple[Key, str]]:

@@ -26,20 +26,26 @@ class StepOptions(Entry):
     ----------
     needs_data : bool
         Whether it cannot do without.
+    changes_weights : bool
+        Whether it leaves another model than it found.
     """
 
     needs_data: ClassVar[bool] = False
+    changes_weights: ClassVar[bool] = True
 
 
 class Distill(Entry):
-    """Learn from the model that the recipe starts with; see :class:`secateur.Distillation`.
+    """Learn from an earlier model of the recipe; see :class:`secateur.Distillation`.
 
     Attributes
     ----------
+    teacher : int
+        The number of the step that left it; 0 for the model that the recipe starts with.
     dtype : str or None
         What the teacher runs in, such as ``bfloat16``.
     """
 
+    teacher: int = Field(0, ge=0)
     temperature: float = Field(4.0, gt=0, allow_inf_nan=False)
     alpha: float = Field(0.5, ge=0, le=1)
     features: list[str] | dict[str, str] = Field(default_factory=list)
@@ -48,8 +54,13 @@ class Distill(Entry):
 
     @model_validator(mode="after")
     def _of_something(self) -> Distill:
-        named(lambda step: Distillation(**step.model_dump()), self)
+        named(lambda step: Distillation(**step.options), self)
         return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of the function."""
+        return self.model_dump(exclude={"teacher"})
 
 
 class Finetune(StepOptions):
@@ -58,8 +69,8 @@ class Finetune(StepOptions):
     Attributes
     ----------
     distill : Distill or None
-        What is learned from the model that the recipe starts with; ``distill: {}`` for all
-        defaults.
+        What is learned from an earlier model; ``distill: {}`` for the one that the recipe starts
+        with, and all defaults.
     batch_size : int or None
         Examples in a batch; the recipe's by default.
     seed : int or None
@@ -225,6 +236,8 @@ class Sparsify(Deciding):
 class Export(StepOptions):
     """Write ONNX into ``exports/``; see :func:`secateur.export`."""
 
+    changes_weights: ClassVar[bool] = False
+
     file: str = "model.onnx"
     dynamic_batch: bool = True
     opset: int | None = None
@@ -242,6 +255,7 @@ class Quantize(StepOptions):
     """
 
     needs_data: ClassVar[bool] = True
+    changes_weights: ClassVar[bool] = False
 
     file: str = "quantized.onnx"
     method: Literal["static", "dynamic"] = "static"

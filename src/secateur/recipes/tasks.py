@@ -37,6 +37,11 @@ class Task:
         """Of its stage: ``02-prune``."""
         return f"{self.number:02d}-{self.kind}"
 
+    @property
+    def step(self) -> int:
+        """The step of the recipe that it belongs to, counted from 1."""
+        return int(self.key[1]) + 1
+
 
 def tasks_of(recipe: Recipe) -> list[Task]:
     """The tasks of a recipe: steps that go in steps come apart.

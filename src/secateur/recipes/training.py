@@ -7,7 +7,6 @@ import dataclasses
 from torch import nn
 
 from secateur.progress import Tick
-from secateur.recipes.folder import START
 from secateur.recipes.outcome import Outcome
 from secateur.recipes.steps import Finetune
 from secateur.recipes.tasks import Task
@@ -21,14 +20,15 @@ def finetune(work: Work, task: Task, model: nn.Module, tick: Tick) -> Outcome:
     """Train the model in place; a run that was killed in here goes on after its last epoch."""
     options = task.options
     assert isinstance(options, Finetune)
+    distill = options.distill
     # Two trainings of one run are not to see the same order and the same dropout.
     seed = work.recipe.seed + task.number if options.seed is None else options.seed
     history = recover(
         model,
         work.training(options.batch_size, seed=seed),
         validation=work.need_data().val.batches(EVALUATION_BATCH),
-        teacher=None if options.distill is None else work.model_at(START),
-        distill=None if options.distill is None else options.distill.model_dump(),
+        teacher=None if distill is None else work.model_after(distill.teacher),
+        distill=None if distill is None else distill.options,
         checkpoint=work.folder.checkpoints(task.name),
         progress=tick,
         seed=seed,

@@ -18,9 +18,10 @@ from secateur.models.weights import load_weights
 from secateur.persist import load
 from secateur.plan import history
 from secateur.ranks import ALONE, Ranks
-from secateur.recipes.folder import RunFolder
+from secateur.recipes.folder import START, RunFolder
 from secateur.recipes.reading import Read
 from secateur.recipes.schema import DataEntry, Recipe
+from secateur.recipes.tasks import tasks_of
 from secateur.recover import Score, evaluate
 
 __all__ = ["EVALUATION_BATCH", "Work", "model_at", "open_work", "start"]
@@ -61,6 +62,15 @@ class Work:
         same with the same.
         """
         return model_at(self.read, self.folder, stage)
+
+    def model_after(self, step: int) -> nn.Module:
+        """The model after the recipe's step of this number; at 0, as the run begins."""
+        before = [
+            task.name
+            for task in tasks_of(self.recipe)
+            if task.step <= step and task.options.changes_weights
+        ]
+        return self.model_at(before[-1] if before else START)
 
     def training(
         self, batch_size: int | None = None, *, seed: int, most: int | None = None
