@@ -222,7 +222,9 @@ def _method(head: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "Searches maximise the negative cross entropy. `sensitivity` and "
+        "Searches maximise the mean probability of the right class. (By the cross entropy, a "
+        "model that has lost everything is better than one that is surely wrong now and then.) "
+        "`sensitivity` and "
         f"`{MEASURED}` share one scan, whose time and models count for both everywhere. `netadapt` "
         f"does not train between its steps. Seeds {', '.join(map(str, SEEDS))} are of the "
         f"recovery; a search is made once. Latency is that of {RUNTIME}, by a table measured on "
