@@ -55,7 +55,8 @@ class Pixels:
             assert self._change is not None and seed is not None
             # Of its own seed, whichever process does it and whatever came before.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                # All devices would take their time, and nothing here draws on another.
+                torch.default_generator.manual_seed(seed)
                 pixels = self._change(pixels)
         mean, std = (torch.tensor(each).view(-1, 1, 1) for each in options.scaling)
         return (pixels.to(torch.float32) / 255 - mean) / std
