@@ -482,6 +482,20 @@ def test_a_table_of_another_model_or_resolution_says_so() -> None:
         sc.prune(net, torch.randn(2, 3, 12, 12), budget=BUDGET, latency=table)
 
 
+def test_latency_names_the_knapsack_of_saliency_and_latency() -> None:
+    found = []
+    for allocation in ("latency", "knapsack", "uniform"):
+        net = chain(24, 24, 24)
+        result = sc.prune(
+            net, X, allocation=allocation, budget={"latency": 0.5},
+            latency=table_of(net, staircase(4)),
+        )  # fmt: skip
+        dense, left = result.costs["latency"]
+        assert left <= 0.5 * dense
+        found.append(result.plan.to_json())
+    assert found[0] == found[1] != found[2]
+
+
 @pytest.mark.parametrize("option", ["threads", "points", "runs"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "2"])
 def test_counts_that_are_no_counts(option: str, value: Any) -> None:

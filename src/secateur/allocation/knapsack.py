@@ -27,11 +27,12 @@ IMPROVED = 2
 """Of the solutions found, so many of the best are improved by exchanges."""
 
 
-@ALLOCATIONS.register("knapsack")
+@ALLOCATIONS.register("knapsack", "latency")
 class Knapsack(Searching):
     """As much saliency as the budget can hold: a multiple-choice knapsack over all groups.
 
-    As in HALP, Shen et al. 2021 (arXiv:2110.10811), with the cost of whichever budget. Saliency
+    As in HALP, Shen et al. 2021 (arXiv:2110.10811), with the cost of whichever budget; HALP's is
+    latency, so ``allocation="latency"`` is another name. Saliency
     is what the criterion says, made comparable between groups as by ``global``; a group that
     loses a units loses the sum of its a lowest scores. Or it is measured: what `evaluate` says of
     the model that loses so much of that group and nothing else, as in a sensitivity scan. Exactly
