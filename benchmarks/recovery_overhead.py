@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +19,6 @@ from torch import nn
 import secateur as sc
 from benchmarks.common import heading, machine, markdown_table, write_results
 from benchmarks.speed_models import build
-from secateur.profiling import Timing, interleave
 from secateur.recover.distillation import Distillation
 from secateur.recover.evaluate import Tally
 from secateur.recover.optimizers import make_optimizer
@@ -34,6 +35,19 @@ SETTINGS = Settings(
     warmup=0.0, clip_norm=None, accumulate=1, recalibrate=False, ema=None, patience=None,
     autocast=False, channels_last=False, seed=0,
 )  # fmt: skip
+
+
+def keep_memory() -> bool:
+    """Let freed memory stay with the process, where the C library is glibc.
+
+    Without, whoever comes after the one that gave memory back pays for getting it again.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    trim_threshold, mmap_max = -1, -4
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
 
 
 def stepping(model: nn.Module, teacher: nn.Module | None, batch: Any) -> Callable[[], None]:
@@ -68,9 +82,25 @@ def candidates(name: str, batch_size: int, sparsity: float) -> dict[str, Callabl
     }
 
 
-def ratios(timings: dict[str, Timing]) -> dict[str, float]:
+def processor_seconds(
+    calls: dict[str, Callable[[], Any]], warmup: int, runs: int
+) -> dict[str, list[float]]:
+    """Processor time of every call, round by round; each round begins with another of them."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for turn in range(-warmup, runs):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            start = time.process_time()
+            calls[name]()
+            if turn >= 0:
+                taken[name].append(time.process_time() - start)
+    return taken
+
+
+def ratios(taken: dict[str, list[float]]) -> dict[str, float]:
     """Medians over the rounds, in each of which every candidate ran once."""
-    plain, masked, taught, alone = (timing.samples_ms for timing in timings.values())
+    plain, masked, taught, alone = taken.values()
     return {
         "masks": statistics.median(m / p for m, p in zip(masked, plain, strict=True)) - 1,
         "distillation": statistics.median(
@@ -89,19 +119,14 @@ def main() -> None:
     parser.add_argument("--no-page", action="store_true", help="only print the results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    kept = keep_memory()
     where = machine(options.threads, ["torchvision"])
-    timings = interleave(
-        candidates(options.model, options.batch, options.sparsity),
-        warmup=2,
-        runs=options.runs,
-        seconds=3600.0,
-        threads=options.threads,
-        batch=options.batch,
-    )
-    found = ratios(timings)
+    calls = candidates(options.model, options.batch, options.sparsity)
+    taken = processor_seconds(calls, 2, options.runs)
+    found = ratios(taken)
     rows = [
-        [name, f"{timing.median_ms / 1000:.3f}", f"{timing.spread_ms / 1000:.3f}"]
-        for name, timing in timings.items()
+        [name, f"{statistics.median(each):.3f}", f"{max(each) - min(each):.3f}"]
+        for name, each in taken.items()
     ]
     text = "\n".join(
         [
@@ -111,14 +136,16 @@ def main() -> None:
             f"{options.batch}, {SIZE}×{SIZE} images): plain, with {options.sparsity:.0%} of the "
             "weights masked, and learning from a teacher of the same size.",
             "",
-            markdown_table(["what", "seconds", "interquartile range"], rows),
+            markdown_table(["what", "seconds", "range"], rows),
             "",
             f"Masks add {found['masks']:.1%} to a step (goal: at most {GOAL_MASKS:.0%}). "
             f"Distillation adds {found['distillation']:.2f} forward passes of the teacher (goal: "
             f"at most {GOAL_TEACHER:g}).",
             "",
-            f"Medians of {timings['training step'].runs} rounds, in which all take turns; the "
-            f"ratios are medians over the rounds. {heading(where)}. Made by "
+            f"Processor time, medians of {options.runs} rounds, in which all take turns; the "
+            "ratios are medians over the rounds. "
+            + ("Freed memory stays with the process (mallopt). " if kept else "")
+            + f"{heading(where)}. Made by "
             "`python -m benchmarks.recovery_overhead`.",
         ]
     )
@@ -129,7 +156,7 @@ def main() -> None:
             "model": options.model,
             "batch": options.batch,
             "sparsity": options.sparsity,
-            "seconds": {name: timing.median_ms / 1000 for name, timing in timings.items()},
+            "seconds": {name: statistics.median(each) for name, each in taken.items()},
             "ratios": found,
         }
         write_results("recovery_overhead", results, text)

@@ -46,9 +46,7 @@ def shipped(run: RunResult) -> dict[str, bytes]:
         }
 
 
-def timed(
-    files: dict[str, bytes], batch: int, threads: int, seconds: float
-) -> dict[str, Timing]:
+def timed(files: dict[str, bytes], batch: int, threads: int, seconds: float) -> dict[str, Timing]:
     """Calls of all of them, taking turns."""
     images = torch.rand(batch, 3, 32, 32).numpy()
     runtime = OnnxRuntime(torch.float32, torch.device("cpu"), threads)

@@ -16,9 +16,11 @@ from secateur.recipes.tasks import tasks_of
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-def stage(name: str, label: str, macs: float, accuracy: float, **notes: Any) -> dict[str, Any]:
+def stage(
+    name: str, label: str, macs: float, accuracy: float, notes: dict[str, Any] | None = None
+) -> dict[str, Any]:
     return {"name": name, "label": label, "macs": macs * 1e6, "params": macs * 7e3,
-            "accuracy": accuracy, "loss": 1.0, "seconds": 90.0, "notes": notes}  # fmt: skip
+            "accuracy": accuracy, "loss": 1.0, "seconds": 90.0, "notes": notes or {}}  # fmt: skip
 
 
 FOUND: dict[str, Any] = {
@@ -29,9 +31,10 @@ FOUND: dict[str, Any] = {
         stage("01-finetune", "trained for 2 epochs", 125, 0.9),
         stage("02-prune", "pruned", 62, 0.5),
         stage("03-finetune", "trained for 4 epochs", 62, 0.88),
-        stage("04-export", "exported", 62, 0.88, file="model.onnx", bytes=2_100_000),
-        stage("05-quantize", "quantized", 62, 0.88, file="quantized.onnx", bytes=600_000,
-              dense_bytes=2_100_000, accuracy=0.87),
+        stage("04-export", "exported", 62, 0.88, {"file": "model.onnx", "bytes": 2_100_000}),
+        stage("05-quantize", "quantized", 62, 0.88,
+              {"file": "quantized.onnx", "bytes": 600_000, "dense_bytes": 2_100_000,
+               "accuracy": 0.87}),
     ],
     "dense_bytes": 3_400_000,
     "latency": {1: {"dense": 1.0, "pruned": 0.6, "pruned, int8": 0.4}},
