@@ -417,9 +417,21 @@ def test_ctrl_c_says_how_to_go_on(folder: Path, monkeypatch) -> None:
 
 def test_tensorboard_gets_every_number(folder: Path) -> None:
     loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run_recipe("small.yaml")
-    events = loading.EventAccumulator(str(folder / "runs" / "small" / "tensorboard"))
+    run = run_recipe("small.yaml").folder
+    events = loading.EventAccumulator(str(run / "tensorboard"))
     events.Reload()
-    assert {"epochs/loss", "epochs/val_accuracy", "steps/macs"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("epochs/loss")] == [1, 2, 3]
-    assert len(events.Scalars("steps/accuracy")) == 5
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for group, measured in (
+        ("epochs", [line for line in metrics if "epoch" in line]),
+        ("steps", [line for line in metrics if "epoch" not in line]),
+    ):
+        for number, line in enumerate(measured, 1):
+            for name, value in line.items():
+                if name not in ("step", "epoch"):
+                    expected.setdefault(f"{group}/{name}", []).append((number, value))
+    assert len(expected["epochs/loss"]) == 4 and len(expected["steps/accuracy"]) == 5
+    assert set(events.Tags()["scalars"]) == set(expected)
+    for tag, values in expected.items():
+        found = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert found == [(step, pytest.approx(value, rel=1e-6)) for step, value in values], tag
