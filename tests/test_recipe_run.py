@@ -80,6 +80,7 @@ def test_a_run_leaves_everything_that_it_did(folder: Path) -> None:
     the_metrics_have_a_line_for_every_epoch_and_stage(run)
     the_exports_compute_what_the_weights_do(run)
     page = (run / "report.html").read_text()
+    the_way_has_a_point_for_the_integers(run, page)
     assert "trained for 3 epochs" in page and 'id="training"' in page and 'id="groups"' in page
     assert "model.safetensors" in result.stdout and "report.html" in result.stdout
     as_run = yaml.safe_load((run / "recipe.yaml").read_text())
@@ -116,7 +117,25 @@ def the_metrics_have_a_line_for_every_epoch_and_stage(run: Path) -> None:
     stages = {line["step"]: line for line in lines if "epoch" not in line}
     assert len(stages) == 8
     assert stages["05-finetune"]["accuracy"] > 0.6 > stages["00-start"]["accuracy"]
+    quantized, notes = (
+        stages["07-quantize"],
+        json.loads((run / "stages" / "07-quantize" / "stage.json").read_text())["notes"],
+    )
+    assert quantized["int8"] and quantized["accuracy"] == notes["accuracy"]
+    assert quantized["loss"] is None, "it is that of other weights"
+    assert not any(line["int8"] for name, line in stages.items() if name != "07-quantize")
     assert stages["04-prune"]["macs"] < stages["02-prune"]["macs"] < stages["00-start"]["macs"]
+
+
+def the_way_has_a_point_for_the_integers(run: Path, page: str) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    score = 100 * next(line["accuracy"] for line in lines if line.get("int8"))
+    axes = secateur.plot.accuracy(run).axes[0]
+    assert axes.lines[0].get_ydata()[-1] == pytest.approx(score), "the way ends there"
+    (ring,) = axes.collections[0].get_offsets()
+    assert ring[1] == pytest.approx(score) and ring[0] == axes.lines[0].get_xdata()[-1]
+    for said in ("quantized quantized.onnx", f"{score:.2f}", "ring is the file in 8-bit integers"):
+        assert said in page
 
 
 def the_exports_compute_what_the_weights_do(run: Path) -> None:
@@ -428,7 +447,7 @@ def test_tensorboard_gets_every_number(folder: Path) -> None:
     ):
         for number, line in enumerate(measured, 1):
             for name, value in line.items():
-                if name not in ("step", "epoch"):
+                if name not in ("step", "epoch", "int8"):
                     expected.setdefault(f"{group}/{name}", []).append((number, value))
     assert len(expected["epochs/loss"]) == 4 and len(expected["steps/accuracy"]) == 5
     assert set(events.Tags()["scalars"]) == set(expected)

@@ -128,6 +128,7 @@ def write_comparison(compared: Compared, path: str | Path) -> Path:
         names=names,
         standings=standings(compared.runs),
         tradeoff=drawn,
+        int8=any(point.int8 for run in compared.runs for point in run.points),
         recipes=compared.recipes,
         environments=compared.environments,
     )

@@ -89,6 +89,7 @@ def render(report: Report) -> str:
         headlines=headlines(report.before, report.after),
         rows=comparison(report.before, report.after),
         pictures=pictures_of(report),
+        whole=any(group.after == group.before for group in report.groups),
         zeros=any(each.zeros_after for each in report.histograms),
         validated=any(
             epoch.val_loss is not None for history in report.histories.values() for epoch in history
