@@ -113,7 +113,8 @@ class Loop:
         started = time.perf_counter()
         _tell_epoch(self._batches, number - 1)
         tally = Tally()
-        for group in grouped(alike(self._batches, self._ranks), self.settings.accumulate):
+        batches = alike(self._batches, self._ranks, self.settings.seed + number)
+        for group in grouped(batches, self.settings.accumulate):
             self._rates.set(self._position(number))
             self._stepper.step(group, tally)
             if self._average is not None:
