@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from tests.recipe_runs import SMALL, server, with_small_files
+from tests.recipe_runs import SMALL
 from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
@@ -322,40 +319,6 @@ def test_a_stage_that_was_changed_is_refused(folder: Path) -> None:
     (stage / "stage.json").write_text(other)
     with pytest.raises(FileFormatError, match="another one's notes"):
         run_recipe("quick.yaml", resume=True)
-
-
-def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(folder: Path, monkeypatch) -> None:
-    expected = run_recipe("quick.yaml", out="whole").weights
-    real = os.replace
-
-    def full(source, target) -> None:
-        if "01-prune" in str(target):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
-        real(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        with pytest.raises(RecipeError, match=r"01-prune cannot be written \(No space left") as no:
-            run_recipe("quick.yaml")
-    assert "--resume" in str(no.value) and "\n" not in str(no.value)
-    run = folder / "runs" / "quick"
-    assert not list(run.rglob("*01-prune*")) and not (run / "model.safetensors").exists()
-    resumed = run_recipe("quick.yaml", resume=True).weights
-    loaded = [secateur.load(dense(), path).state_dict() for path in (expected, resumed)]
-    assert all(torch.equal(value, loaded[1][name]) for name, value in loaded[0].items())
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits on the size of files")
-def test_a_file_that_the_system_does_not_let_grow(folder: Path) -> None:
-    """The operating system itself refuses to write on."""
-    said, tell = server().Pipe(duplex=False)
-    run = server().Process(target=with_small_files, args=("quick.yaml", str(folder / "run"), tell))
-    run.start()
-    run.join()
-    message = said.recv()
-    assert "00-start cannot be written" in message and "File too large" in message
-    assert "\n" not in message
-    assert not list((folder / "run").rglob("weights.safetensors"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from secateur.allocation import Sensitivity
-from secateur.files import replacing
 from secateur.plan import Plan, history
 from secateur.profiling import Timing
 from secateur.recipes.folder import START, RunFolder
@@ -49,10 +48,7 @@ def write_summary(
         When Jinja2 or matplotlib is not installed.
     """
     report = _report(read, folder, stages, environment, timings)
-    path = folder.path / "report.html" if path is None else path
-    with replacing(path) as draft:
-        write_report(report, draft)
-    return path
+    return write_report(report, folder.path / "report.html" if path is None else path)
 
 
 def _report(
