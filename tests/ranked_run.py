@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 import secateur as sc
 from recovering import images, losses, net
+from secateur.data import load_data
 from secateur.errors import SecateurError
 
 
@@ -87,6 +91,88 @@ def resume(out: Path) -> None:
         raise AssertionError("it was to be stopped")
     assert list((out / "kept").iterdir()), "nothing was kept"
     keep(out, *train(str(out / "kept")))
+
+
+class Noting(Dataset):
+    """34 examples, and how often one was read."""
+
+    def __init__(self, seed: int = 0) -> None:
+        parts = (torch.cat(each)[:34] for each in zip(*images(seed=seed), strict=True))
+        self.inputs, self.labels = parts
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        return self.inputs[index], self.labels[index]
+
+
+def write_pictures(folder: Path) -> None:
+    """What can be learned, as files; every seventh of them is none."""
+    from PIL import Image
+
+    examples = zip(*map(torch.cat, zip(*images(), strict=True)), strict=True)
+    for number, (pixels, label) in enumerate(examples):
+        file = folder / f"class{int(label)}" / f"{number:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        bright = (pixels * 60 + 120).clamp(0, 255).to(torch.uint8)
+        Image.fromarray(bright.permute(1, 2, 0).numpy()).save(file)
+        if number % 7 == 3:
+            file.write_bytes(b"no image")
+
+
+def train_on(batches: Any, validation: Any) -> tuple[nn.Module, Any]:
+    model = plain()
+    history = sc.recover(
+        model, batches, epochs=3, lr=0.02, accumulate=2, recalibrate=False, validation=validation
+    )
+    return model, history
+
+
+def train_on_loader() -> tuple[nn.Module, Any, int]:
+    """In an order that PyTorch's generator decides; batches of 11, 11, 11 and 1."""
+    dataset = Noting()
+    return *train_on(
+        DataLoader(dataset, 11, shuffle=True), DataLoader(Noting(1), 11)
+    ), dataset.reads
+
+
+def train_on_files(folder: Path) -> tuple[nn.Module, Any, int]:
+    """Files of which some are no images; flipped at random where torchvision is installed."""
+    flip = importlib.util.find_spec("torchvision") is not None
+    data = load_data(f"folder:{folder}", size=6, flip=flip, mean=[0.5] * 3, std=[0.25] * 3)
+    part, reads = data.train, []
+    read = part.files.read
+    part.files.read = lambda index: (reads.append(index), read(index))[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batches = part.batches(9, shuffle=True, seed=3)
+        return *train_on(batches, data.val.batches(4)), len(reads)
+
+
+def loader(out: Path) -> None:
+    *made, reads = train_on_loader()
+    keep(out, *made)
+    note(out, reads)
+
+
+def files(out: Path) -> None:
+    *made, reads = train_on_files(out.parent / "pictures")
+    keep(out, *made)
+    note(out, reads)
+
+
+def note(out: Path, reads: int) -> None:
+    (out / f"reads-{os.environ['RANK']}.txt").write_text(str(reads))
+
+
+def halves(out: Path) -> None:
+    """Each process has another data set, of one length."""
+    rank = int(os.environ["RANK"])
+    batches = DataLoader(Noting(rank), 11)
+    failing(out, lambda model: sc.recover(model, batches, epochs=1, recalibrate=False))
 
 
 def lengths(out: Path) -> None:

@@ -325,15 +325,18 @@ class Half(nn.Module):
         (net(), ["3"], InputError, "must be a Distillation or a dict"),
     ],
 )
-def test_a_teacher_that_does_not_fit_is_one_clear_error(teacher, distill, error, message) -> None:
+def test_a_teacher_that_does_not_fit_is_one_clear_error(
+    teacher, distill, error, message, tmp_path
+) -> None:
     model = net()
     if isinstance(teacher, str):
         teacher = {"model": model, "shared": nn.Sequential(*model[:3])}.get(teacher, teacher)
     before = state(model)
     with pytest.raises(error, match=message) as caught:
-        sc.recover(model, images(), epochs=1, teacher=teacher, distill=distill)
+        sc.recover(model, images(), epochs=1, teacher=teacher, distill=distill, checkpoint=tmp_path)
     assert "\n" not in str(caught.value)
     assert same(state(model), before)
+    assert not list(tmp_path.iterdir()), "a checkpoint of it would refuse the right teacher"
     assert not any(module._forward_hooks for module in model.modules())
 
 

@@ -16,6 +16,9 @@ import secateur as sc
 from secateur.allocation import Curve
 from secateur.errors import FileFormatError, InputError, MissingExtraError, UnknownNameError
 from secateur.models.resnet import SmallResNet
+from secateur.report import CoupledGroup
+from secateur.report.collect import coupled_groups
+from secateur.report.figures.ties import draw_groups
 
 pytest.importorskip("matplotlib")
 
@@ -146,17 +149,56 @@ def test_layers_show_channels_and_weights() -> None:
     ]
 
 
-def test_groups_of_a_trace_are_those_of_the_result() -> None:
-    before = sc.plot.groups(sc.trace(net(), IMAGE)).axes[0]
-    after = sc.plot.groups(sc.prune(net(), IMAGE, budget={"macs": 0.5})).axes[0]
-    for axes in (before, after):
-        assert [label.get_text() for label in axes.get_yticklabels()][:2] == [
-            "conv1",
-            "stages.0.0.conv1",
-        ]
-    sizes = [text.get_text() for text in before.texts if text.get_text().startswith("of")]
-    assert sizes == [text.get_text() for text in after.texts if text.get_text().startswith("of")]
-    assert sizes == ["of 8", "of 8", "of 16", "of 16"]
+def ties_in(figure) -> dict[tuple[str, float], tuple[set[str], set[str]]]:
+    """What the lines of the graph of groups connect: the layers left and right of every node."""
+    axes, across = figure.axes
+    names = {}
+    for side, at in ((axes, 0.0), (across, 1.0)):
+        for tick, label in zip(side.get_yticks(), side.get_yticklabels(), strict=True):
+            names[at, tick] = label.get_text()
+    nodes = {text.get_position()[1]: text.get_text() for text in axes.texts}
+    found = {}
+    for line in axes.patches:
+        curves = line.get_path().vertices.reshape(-1, 4, 2)
+        (node,) = {float(curve[-1][1]) for curve in curves}
+        sides: tuple[set[str], set[str]] = (set(), set())
+        for curve in curves:
+            sides[int(curve[0][0])].add(names[float(curve[0][0]), curve[0][1]])
+        found[nodes[node], node] = sides
+    assert len(found) == len(nodes) == len(axes.patches)
+    return found
+
+
+def test_the_graph_ties_every_layer_to_its_groups() -> None:
+    before, result = sc.trace(net(), IMAGE), sc.prune(net(), IMAGE, budget={"macs": 0.5})
+    expected = [
+        (f"{group.after} of {group.before}", (set(group.makers), set(group.readers)))
+        for group in coupled_groups(result.groups, result.model)
+    ]
+    assert any(len(makers) > 1 and len(readers) > 1 for _, (makers, readers) in expected)
+    after = ties_in(sc.plot.groups(result))
+    said = [(text, sides) for (text, _), sides in after.items()]
+    assert len(said) == len(expected) and all(tie in said for tie in expected)
+    whole = ties_in(sc.plot.groups(before))
+    assert {text for text, _ in whole} == {"8 of 8", "16 of 16"}
+    for sides in whole.values():
+        assert sides in [sides for _, sides in expected]
+
+
+def test_groups_stand_apart_and_long_names_keep_their_ends() -> None:
+    names = [f"encoder.layers.{number}.attention.output" for number in range(9)]
+    groups = [
+        CoupledGroup(f"{name}.weight", 8, 8 - at % 2, (names[3],), (names[5],))
+        for at, name in enumerate(names)
+    ]
+    figure = draw_groups(groups, names, width=3.9)
+    axes, across = figure.axes
+    heights = sorted(text.get_position()[1] for text in axes.texts)
+    assert min(np.diff(heights)) >= 1 and np.mean(heights) == pytest.approx(0.5)
+    bottom, top = axes.get_ylim()
+    assert top < heights[0] and heights[-1] < bottom
+    shown = [label.get_text() for side in (axes, across) for label in side.get_yticklabels()]
+    assert all(label.startswith("…") and label.endswith("attention.output") for label in shown)
 
 
 def test_sensitivity_has_a_panel_for_each_of_the_worst_curves() -> None:

@@ -16,12 +16,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import secateur as sc
-from ranked_run import train
+from ranked_run import train, train_on_files, train_on_loader, write_pictures
 from recovering import images, losses, net
 from secateur.errors import InputError, SecateurError
-from secateur.ranks import ALONE, Ranks, found_ranks
+from secateur.ranks import ALONE, found_ranks
 from secateur.recipes import run_recipe
-from secateur.recover.spreading import rows_of
 
 pytest.importorskip("accelerate")
 
@@ -61,6 +60,9 @@ TASKS = (
     "resume",
     "lengths",
     "shares",
+    "halves",
+    "loader",
+    "files",
     "weights",
     "broken",
     "plans",
@@ -72,6 +74,7 @@ TASKS = (
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left of every task, a folder each; one launch, for it takes seconds."""
     out = tmp_path_factory.mktemp("ranks")
+    write_pictures(out / "pictures")
     launch(str(HERE / "ranked_run.py"), str(out), *TASKS, folder=out)
     return out
 
@@ -99,6 +102,24 @@ def test_two_processes_train_as_one(task: str, done: Path) -> None:
     compare(done / task, *train(accumulate=3 if task == "accumulate" else 1))
 
 
+def test_two_processes_read_a_loader_as_one(done: Path) -> None:
+    """All rows of an epoch's first batch, to compare it; then each its own."""
+    *made, reads = train_on_loader()
+    compare(done / "loader", *made)
+    assert reads == 3 * 34
+    theirs = [int((done / "loader" / f"reads-{rank}.txt").read_text()) for rank in range(2)]
+    # Of 11 rows five and six; for the first process the last batch has none, and it borrows one.
+    assert theirs == [3 * (11 + 5 + 5 + 1), 3 * (11 + 6 + 6 + 1)]
+
+
+def test_two_processes_read_files_as_one(done: Path) -> None:
+    *made, reads = train_on_files(done / "pictures")
+    compare(done / "files", *made)
+    theirs = [int((done / "files" / f"reads-{rank}.txt").read_text()) for rank in range(2)]
+    first = 3 * 9
+    assert max(theirs) <= first + 0.6 * (reads - first)
+
+
 def test_two_processes_go_on_from_a_checkpoint(done: Path) -> None:
     compare(done / "resume", *train())
 
@@ -108,6 +129,7 @@ def test_two_processes_go_on_from_a_checkpoint(done: Path) -> None:
     [
         ("lengths", "differ in batch 4: 12 examples in process 0, none in process 1; give every"),
         ("shares", "differ in batch 1: 12 examples"),
+        ("halves", "differ in batch 1: 11 examples"),
         ("weights", "differ in weights: "),
         ("scores", "differ in the scores: "),
     ],
@@ -138,18 +160,6 @@ def test_plans_are_the_same_or_an_error(done: Path) -> None:
         for rank in range(2):
             said = (done / "plans" / f"error-{granularity}-{rank}.txt").read_text()
             assert said.startswith("the processes differ in the model: ")
-
-
-def test_rows_are_shared_out_once_each() -> None:
-    for size in (1, 2, 3, 5):
-        ranks = [Ranks() for _ in range(size)]
-        for rank, each in enumerate(ranks):
-            each.rank, each.size = rank, size
-        for total in range(1, 12):
-            shares = [rows_of(total, each) for each in ranks]
-            rows = [row for own, share in shares if share for row in range(total)[own]]
-            assert rows == list(range(total))
-            assert sum(share for _, share in shares) == pytest.approx(1)
 
 
 def test_one_process_is_alone() -> None:

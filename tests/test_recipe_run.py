@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from tests.recipe_runs import SMALL, server, with_small_files
+from tests.recipe_runs import SMALL
 from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
@@ -81,6 +78,7 @@ def test_a_run_leaves_everything_that_it_did(folder: Path) -> None:
     the_metrics_have_a_line_for_every_epoch_and_stage(run)
     the_exports_compute_what_the_weights_do(run)
     page = (run / "report.html").read_text()
+    the_way_has_a_point_for_the_integers(run, page)
     assert "trained for 3 epochs" in page and 'id="training"' in page and 'id="groups"' in page
     assert "model.safetensors" in result.stdout and "report.html" in result.stdout
     as_run = yaml.safe_load((run / "recipe.yaml").read_text())
@@ -117,7 +115,25 @@ def the_metrics_have_a_line_for_every_epoch_and_stage(run: Path) -> None:
     stages = {line["step"]: line for line in lines if "epoch" not in line}
     assert len(stages) == 8
     assert stages["05-finetune"]["accuracy"] > 0.6 > stages["00-start"]["accuracy"]
+    quantized, notes = (
+        stages["07-quantize"],
+        json.loads((run / "stages" / "07-quantize" / "stage.json").read_text())["notes"],
+    )
+    assert quantized["int8"] and quantized["accuracy"] == notes["accuracy"]
+    assert quantized["loss"] is None, "it is that of other weights"
+    assert not any(line["int8"] for name, line in stages.items() if name != "07-quantize")
     assert stages["04-prune"]["macs"] < stages["02-prune"]["macs"] < stages["00-start"]["macs"]
+
+
+def the_way_has_a_point_for_the_integers(run: Path, page: str) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    score = 100 * next(line["accuracy"] for line in lines if line.get("int8"))
+    axes = secateur.plot.accuracy(run).axes[0]
+    assert axes.lines[0].get_ydata()[-1] == pytest.approx(score), "the way ends there"
+    (ring,) = axes.collections[0].get_offsets()
+    assert ring[1] == pytest.approx(score) and ring[0] == axes.lines[0].get_xdata()[-1]
+    for said in ("quantized quantized.onnx", f"{score:.2f}", "ring is the file in 8-bit integers"):
+        assert said in page
 
 
 def the_exports_compute_what_the_weights_do(run: Path) -> None:
@@ -334,40 +350,6 @@ def test_a_stage_that_was_changed_is_refused(folder: Path) -> None:
         run_recipe("quick.yaml", resume=True)
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(folder: Path, monkeypatch) -> None:
-    expected = run_recipe("quick.yaml", out="whole").weights
-    real = os.replace
-
-    def full(source, target) -> None:
-        if "01-prune" in str(target):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
-        real(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        with pytest.raises(RecipeError, match=r"01-prune cannot be written \(No space left") as no:
-            run_recipe("quick.yaml")
-    assert "--resume" in str(no.value) and "\n" not in str(no.value)
-    run = folder / "runs" / "quick"
-    assert not list(run.rglob("*01-prune*")) and not (run / "model.safetensors").exists()
-    resumed = run_recipe("quick.yaml", resume=True).weights
-    loaded = [secateur.load(dense(), path).state_dict() for path in (expected, resumed)]
-    assert all(torch.equal(value, loaded[1][name]) for name, value in loaded[0].items())
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits on the size of files")
-def test_a_file_that_the_system_does_not_let_grow(folder: Path) -> None:
-    """The operating system itself refuses to write on."""
-    said, tell = server().Pipe(duplex=False)
-    run = server().Process(target=with_small_files, args=("quick.yaml", str(folder / "run"), tell))
-    run.start()
-    run.join()
-    message = said.recv()
-    assert "00-start cannot be written" in message and "File too large" in message
-    assert "\n" not in message
-    assert not list((folder / "run").rglob("weights.safetensors"))
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -446,9 +428,21 @@ def test_ctrl_c_says_how_to_go_on(folder: Path, monkeypatch) -> None:
 
 def test_tensorboard_gets_every_number(folder: Path) -> None:
     loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run_recipe("small.yaml")
-    events = loading.EventAccumulator(str(folder / "runs" / "small" / "tensorboard"))
+    run = run_recipe("small.yaml").folder
+    events = loading.EventAccumulator(str(run / "tensorboard"))
     events.Reload()
-    assert {"epochs/loss", "epochs/val_accuracy", "steps/macs"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("epochs/loss")] == [1, 2, 3]
-    assert len(events.Scalars("steps/accuracy")) == 5
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for group, measured in (
+        ("epochs", [line for line in metrics if "epoch" in line]),
+        ("steps", [line for line in metrics if "epoch" not in line]),
+    ):
+        for number, line in enumerate(measured, 1):
+            for name, value in line.items():
+                if name not in ("step", "epoch", "int8"):
+                    expected.setdefault(f"{group}/{name}", []).append((number, value))
+    assert len(expected["epochs/loss"]) == 4 and len(expected["steps/accuracy"]) == 5
+    assert set(events.Tags()["scalars"]) == set(expected)
+    for tag, values in expected.items():
+        found = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert found == [(step, pytest.approx(value, rel=1e-6)) for step, value in values], tag

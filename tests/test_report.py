@@ -133,6 +133,7 @@ def sample() -> Report:
             Point("dense, trained", 6_612_480, 0.9926),
             Point("pruned", 3_301_120, 0.412),
             Point("recovered", 3_301_120, 0.9889),
+            Point("quantized small.onnx", 3_301_120, 0.9815, int8=True),
         ],
         masks=[
             MaskedWeight("conv1.weight", zeroed(rng, (16, 3, 3, 3)), (9, 3)),

@@ -25,6 +25,7 @@ __all__ = [
     "RecipeError",
     "SecateurError",
     "UnknownNameError",
+    "WriteError",
     "first_line",
     "require",
     "suggestion",
@@ -77,6 +78,10 @@ class ParityError(SecateurError):
 
 class FileFormatError(SecateurError, ValueError):
     """A file is truncated, tampered with, or not one of Secateur's."""
+
+
+class WriteError(SecateurError, OSError):
+    """There is no room for a file; what was there before is as it was."""
 
 
 class ExportError(SecateurError):

@@ -3,14 +3,86 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from secateur.errors import InputError
+from safetensors import SafetensorError
 
-__all__ = ["replacing"]
+from secateur.errors import InputError, WriteError
+
+__all__ = ["append_line", "no_room", "replacing", "storing"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def no_room(error: BaseException | None) -> str | None:
+    """What the system says of a full disk, if that is what an error is about.
+
+    Examples
+    --------
+    >>> no_room(OSError(errno.ENOSPC, "No space left on device"))
+    'No space left on device'
+    >>> no_room(FileNotFoundError("data.txt"))
+    """
+    if isinstance(error, WriteError):
+        return no_room(error.__cause__)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return error.strerror or os.strerror(error.errno)
+    if isinstance(error, SafetensorError):
+        # It comes from Rust, with the system's words and number in its message.
+        found = re.search(r"([^:]*) \(os error (\d+)\)", str(error))
+        if found is not None and int(found[2]) in _FULL:
+            return found[1].strip()
+    return None
+
+
+@contextlib.contextmanager
+def storing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say in one line for which file there is no room.
+
+    Raises
+    ------
+    WriteError
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = no_room(error)
+        if reason is None:
+            raise
+        raise WriteError(
+            f"{path} cannot be written ({reason}); make room, and do it again"
+        ) from error
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Add a line to a file, on the disk when this returns.
+
+    Raises
+    ------
+    WriteError
+        Where there is no room; nothing of the line stays.
+    """
+    text = f"{line}\n".encode()
+    with storing(path):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            # One call of the system: what several processes write to one file does not mix.
+            written = os.write(handle, text)
+            if written != len(text):
+                end = os.lseek(handle, 0, os.SEEK_CUR)
+                if os.fstat(handle).st_size == end:
+                    os.ftruncate(handle, end - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager
@@ -32,6 +104,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     InputError
         Where the path is a folder.
+    WriteError
+        Where there is no room for it.
 
     Examples
     --------
@@ -44,8 +118,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; give the name of the file to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".secateur-", dir=path.parent) as folder:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(storing(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix=".secateur-", dir=path.parent)
+        )
         draft = Path(folder) / path.name
         draft.touch()
         mode = draft.stat().st_mode

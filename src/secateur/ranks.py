@@ -76,7 +76,7 @@ class Ranks:
                 )
         return [content for _, content in messages]
 
-    def same(self, what: str, value: Any, advice: str) -> None:
+    def same(self, what: str, value: Any, advice: str, note: Any = None) -> list[Any]:
         """Make sure that every process has the same.
 
         Parameters
@@ -87,19 +87,28 @@ class Ranks:
             In JSON values.
         advice : str
             What to do where they differ.
+        note : Any
+            In JSON values; sent along and not compared.
+
+        Returns
+        -------
+        list
+            The notes of all processes.
 
         Raises
         ------
         InputError
             In every process, where one of them differs.
         """
-        texts = self.exchange(what, json.dumps(value))
-        for rank, text in enumerate(texts):
-            if text != texts[0]:
+        texts = self.exchange(what, json.dumps([value, note]))
+        values, notes = zip(*map(json.loads, texts), strict=True)
+        for rank, other in enumerate(values):
+            if other != values[0]:
                 raise InputError(
-                    f"the processes differ in {what}: {json.loads(texts[0])} in process 0, "
-                    f"{json.loads(text)} in process {rank}; {advice}"
+                    f"the processes differ in {what}: {values[0]} in process 0, "
+                    f"{other} in process {rank}; {advice}"
                 )
+        return list(notes)
 
     def sums(self, values: Iterable[float]) -> list[float]:
         """Add numbers up over the processes, in their order: every one gets the same bits."""

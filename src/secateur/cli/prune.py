@@ -23,6 +23,7 @@ from secateur.cli.options import (
 )
 from secateur.cli.search import engine_of, latency_of, measure_of
 from secateur.errors import InputError, NothingToPruneError
+from secateur.files import replacing
 
 __all__ = ["prune"]
 
@@ -176,8 +177,8 @@ def prune(
         with steps.step("Saving"):
             saved = save(net, out)
             if plan is not None:
-                plan.parent.mkdir(parents=True, exist_ok=True)
-                plan.write_text(result.plan.to_json(), encoding="utf-8")
+                with replacing(plan) as draft:
+                    draft.write_text(result.plan.to_json(), encoding="utf-8")
     if random:
         progress.print(RANDOM)
     show_pruned(console, result, model, verbose=verbose)

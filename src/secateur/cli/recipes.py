@@ -146,13 +146,14 @@ def _show_result(console: Console, result: RunResult) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from secateur.recipes.metrics import accuracy_of
     from secateur.report import numbers
 
     table = Table(box=None, padding=(0, 2), header_style="dim")
     for title in ("", "", "MACs", "parameters", "accuracy"):
         table.add_column(title, justify="right" if title else "left")
     for stage in result.stages:
-        accuracy = stage["notes"].get("accuracy", stage["accuracy"])
+        accuracy = accuracy_of(stage)
         table.add_row(
             stage["name"],
             Text(stage["label"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur.data.splits import Data
-from secateur.errors import InputError
+from secateur.observing.labels import check_range
 
 __all__ = ["check_labels"]
 
@@ -34,10 +34,4 @@ def check_labels(data: Data, outputs: int) -> None:
     secateur.errors.InputError: labels of tiny (train) go from 0 to 7, and the model has 2...
     """
     for name, part in (("train", data.train), ("val", data.val), ("test", data.test)):
-        known = part.label_range()
-        if known is not None and not 0 <= known[0] <= known[1] < outputs:
-            raise InputError(
-                f"labels of {data.name} ({name}) go from {known[0]} to {known[1]}, and the model "
-                f"has {outputs} outputs, for labels 0 to {outputs - 1}; build it with as many as "
-                "the data has classes"
-            )
+        check_range(f"labels of {data.name} ({name})", part.label_range(), outputs)

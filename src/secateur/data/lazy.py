@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -13,12 +13,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from secateur.data.images import Pixels
-from secateur.data.splits import IGNORED
 from secateur.errors import InputError, first_line
+from secateur.observing.labels import range_of
+from secateur.ranks import Ranks
+from secateur.recover.sharing import OwnRows, digest_of, rows_of
 
 __all__ = ["Bad", "ImageFiles", "ImagePart"]
 
 _MOST_WARNED = 3
+
+Asked: TypeAlias = tuple[int, int | None]
+"""A row, and the seed of its augmentation."""
 
 
 class ImageFiles(Protocol):
@@ -103,9 +108,7 @@ class ImagePart:
 
     def label_range(self) -> tuple[int, int] | None:
         """Smallest and largest class index."""
-        labels = self.files.labels[torch.from_numpy(self.rows)]
-        known = labels[labels != IGNORED]
-        return (int(known.min()), int(known.max())) if len(known) else None
+        return range_of(self.files.labels[torch.from_numpy(self.rows)])
 
     def batches(
         self,
@@ -155,6 +158,43 @@ class ImageBatches:
         return whole + int(rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        asked, found = self._asked(), False
+        for read in self._reads(asked):
+            if read.inputs is not None:
+                found = True
+                yield read.inputs, read.labels
+        if asked and not found:
+            name, reason = next(iter(self.part.bad.items()))
+            raise InputError(
+                f"none of the {len(self.part)} images of {self.part.name} can be read; the first, "
+                f"{name}: {reason}"
+            )
+
+    def shares(self, ranks: Ranks) -> Iterator[Any]:
+        """The first batch whole; of each other one the rows that this process computes."""
+        asked = self._asked()
+        parts = [rows_of(len(batch), ranks) for batch in asked]
+        own = [batch[rows] for batch, (rows, _) in zip(asked, parts, strict=True)]
+        for number, read in enumerate(self._reads([*asked[:1], *own[1:]])):
+            if number:
+                batch = self._with_a_row(read, asked[number])
+                count = len(read.labels) if parts[number][1] else 0
+                yield OwnRows(batch, count, digest_of(asked[number]))
+            elif read.inputs is not None:
+                yield read.inputs, read.labels
+
+    def _with_a_row(self, read: _Read, batch: list[Asked]) -> tuple[Tensor, Tensor] | None:
+        """What was read, or where that is nothing another row of the batch, if there is one."""
+        if read.inputs is not None:
+            return read.inputs, read.labels
+        reader = _Reader(self.part.files, self.part.pixels)
+        others = (reader.__getitems__([each]) for each in batch)
+        return next(
+            ((each.inputs, each.labels) for each in others if each.inputs is not None), None
+        )
+
+    def _asked(self) -> list[list[Asked]]:
+        """The rows of every batch of the next pass, and the seeds of their augmentation."""
         rows = self.part.rows
         seeds: list[int | None] = [None] * len(rows)
         if self.shuffle:
@@ -164,10 +204,13 @@ class ImageBatches:
             seeds = [_seed(self.seed, number, int(row)) for row in rows]
         asked = list(zip(rows.tolist(), seeds, strict=True))
         size = self.batch_size
-        batches = [asked[at * size : (at + 1) * size] for at in range(len(self))]
+        return [asked[at * size : (at + 1) * size] for at in range(len(self))]
+
+    def _reads(self, asked: list[list[Asked]]) -> Iterator[_Read]:
+        """Every batch as it was read, in order."""
         loader: DataLoader[Any] = DataLoader(
             _Reader(self.part.files, self.part.pixels),
-            batch_sampler=batches,
+            batch_sampler=asked,
             num_workers=self.part.pixels.options.workers,
             collate_fn=_unchanged,
             # The loader draws a seed for its workers, which need none: not from everyone's.
@@ -184,14 +227,7 @@ class ImageBatches:
                 raise InputError(
                     f"images of {self.part.name} differ in size ({read.odd}); give size="
                 )
-            if read.inputs is not None:
-                yield read.inputs, read.labels
-        if shape is None and batches:
-            name, reason = next(iter(self.part.bad.items()))
-            raise InputError(
-                f"none of the {len(asked)} images of {self.part.name} can be read; the first, "
-                f"{name}: {reason}"
-            )
+            yield read
 
 
 class _Reader(Dataset[Any]):
@@ -200,7 +236,7 @@ class _Reader(Dataset[Any]):
     def __init__(self, files: ImageFiles, pixels: Pixels) -> None:
         self._files, self._pixels = files, pixels
 
-    def __getitems__(self, asked: list[tuple[int, int | None]]) -> _Read:
+    def __getitems__(self, asked: list[Asked]) -> _Read:
         images: list[Tensor] = []
         rows: list[int] = []
         bad: list[Bad] = []

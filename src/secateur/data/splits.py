@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError
+from secateur.observing.labels import range_of
 
-__all__ = ["IGNORED", "Batches", "Data", "Part", "Split", "held_out"]
+__all__ = ["Batches", "Data", "Part", "Split", "held_out"]
 
 EVERY = 5
 """One example of so many is held out."""
-IGNORED = -100
-"""The label that cross entropy leaves out, in PyTorch's convention."""
 
 
 class Part(Protocol):
@@ -161,10 +160,7 @@ class Split:
 
     def label_range(self) -> tuple[int, int] | None:
         """Smallest and largest class index; None for labels that are no class indices."""
-        if self.labels.is_floating_point():
-            return None
-        known = self.labels[self.labels != IGNORED]
-        return (int(known.min()), int(known.max())) if known.numel() else None
+        return range_of(self.labels)
 
     def batches(
         self,

@@ -16,6 +16,7 @@ from secateur.demo import stages
 from secateur.errors import require
 from secateur.export import export
 from secateur.export.check import OnnxSession
+from secateur.files import replacing
 from secateur.persist import save
 from secateur.profiling import Timing, compare, profile
 from secateur.progress import Steps
@@ -194,10 +195,12 @@ def run_demo(
                     "one run; the difference is the median of the ratios, turn by turn."
                 ],
             )
-            (folder / "plan.json").write_text(result.plan.to_json(), encoding="utf-8")
+            with replacing(folder / "plan.json") as draft:
+                draft.write_text(result.plan.to_json(), encoding="utf-8")
             page = write_report(report, folder / "report.html")
         seconds = time.perf_counter() - started
-        (folder / "metrics.json").write_text(_metrics(report, seconds), encoding="utf-8")
+        with replacing(folder / "metrics.json") as draft:
+            draft.write_text(_metrics(report, seconds), encoding="utf-8")
     return DemoResult(page, report, seconds)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import FileFormatError, InputError
+from secateur.files import append_line
 
 __all__ = ["Journal"]
 
@@ -75,15 +76,7 @@ class Journal:
             self._values[key] = value
 
     def _append(self, entry: dict[str, Any]) -> None:
-        line = (json.dumps(entry) + "\n").encode()
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            # One call of the system: what several searches write to one file does not mix.
-            if os.write(handle, line) != len(line):
-                raise OSError(f"journal {str(self.path)!r} could not be written: the disk is full")
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        append_line(self.path, json.dumps(entry))
 
     def _read(self) -> None:
         content = self.path.read_bytes()

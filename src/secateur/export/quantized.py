@@ -166,7 +166,7 @@ def quantize(
                         op_types_to_quantize=LINEAR,
                         **options,
                     )
-        except InputError:
+        except (InputError, OSError):
             raise
         except Exception as error:
             raise ExportError(

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from secateur.errors import InputError
 from secateur.inputs import Inputs, as_inputs
+from secateur.observing.labels import check_range, range_of
 
 __all__ = ["Loss", "batch_loss", "default_loss", "read_batch"]
 
@@ -105,13 +106,24 @@ def default_loss(outputs: Any, targets: Any) -> Tensor:
             "pass loss=f(outputs, targets)"
         )
     if logits.shape[:1] + logits.shape[2:] == targets.shape:
-        return functional.cross_entropy(logits, targets.long())
+        return _cross_entropy(logits, targets.long())
     if logits.shape[:-1] == targets.shape:
-        return functional.cross_entropy(logits.flatten(0, -2), targets.long().flatten())
+        return _cross_entropy(logits.flatten(0, -2), targets.long().flatten())
     raise InputError(
         f"the default loss cannot match outputs of shape {tuple(logits.shape)} with targets of "
         f"shape {tuple(targets.shape)}; pass loss=f(outputs, targets)"
     )
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    if logits.device.type != "cpu":
+        # There the kernel would take the whole process down.
+        check_range("labels of a batch", range_of(labels), logits.shape[1])
+    try:
+        return functional.cross_entropy(logits, labels)
+    except IndexError:
+        check_range("labels of a batch", range_of(labels), logits.shape[1])
+        raise
 
 
 def _field(outputs: Any, name: str) -> Tensor | None:

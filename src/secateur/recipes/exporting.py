@@ -59,6 +59,7 @@ def quantize_model(work: Work, task: Task, model: nn.Module, tick: Tick) -> Outc
         "bytes": made.size,
         "dense_bytes": made.dense_size,
         "error": made.error,
+        "int8": True,
         "accuracy": _accuracy(work, made.path, made.inputs),
     }
     return Outcome(f"quantized {options.file}", changed=False, notes=notes)

@@ -15,7 +15,7 @@ import yaml
 from safetensors import SafetensorError
 
 from secateur.errors import FileFormatError, RecipeError, first_line
-from secateur.files import replacing
+from secateur.files import no_room, replacing
 from secateur.recipes.document import Key, spelled
 from secateur.recipes.schema import Recipe
 
@@ -44,7 +44,7 @@ def writing(what: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
+        reason = no_room(error) or getattr(error, "strerror", None) or first_line(error)
         raise RecipeError(
             f"{what} cannot be written ({reason}); make room, and go on with --resume: "
             "finished steps are kept"
@@ -200,7 +200,8 @@ class RunFolder:
     def checkpoints(self, task: str) -> Path:
         """Where a task keeps how far it is."""
         folder = self.path / "checkpoints" / task
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
 

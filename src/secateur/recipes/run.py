@@ -196,7 +196,8 @@ def _finish(
     folder = work.folder
     with writing(weights), replacing(weights) as draft:
         shutil.copyfile(folder.weights(stages[-1]["weights"]), draft)
-    write_events(lines(stages), folder.path / "tensorboard")
+    with writing(folder.path / "tensorboard"):
+        write_events(lines(stages), folder.path / "tensorboard")
     if not work.recipe.report.enabled:
         return None
     with steps.step("Writing the report"), writing(folder.path / "report.html"):

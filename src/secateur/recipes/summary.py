@@ -10,14 +10,23 @@ from typing import Any
 from torch import nn
 
 from secateur.allocation import Sensitivity
-from secateur.files import replacing
 from secateur.plan import Plan, history
 from secateur.profiling import Timing
 from secateur.recipes.folder import START, RunFolder
+from secateur.recipes.metrics import accuracy_of
 from secateur.recipes.reading import Read
 from secateur.recipes.work import model_at
 from secateur.recover import Epoch, History
-from secateur.report import Check, CoupledGroup, Milestone, Point, Report, Stage, write_report
+from secateur.report import (
+    Check,
+    CoupledGroup,
+    Milestone,
+    Point,
+    Report,
+    Stage,
+    numbers,
+    write_report,
+)
 from secateur.report.collect import layer_widths, masked_weights, weight_histograms
 
 __all__ = ["points_of", "stage_of", "write_summary"]
@@ -39,10 +48,7 @@ def write_summary(
         When Jinja2 or matplotlib is not installed.
     """
     report = _report(read, folder, stages, environment, timings)
-    path = folder.path / "report.html" if path is None else path
-    with replacing(path) as draft:
-        write_report(report, draft)
-    return path
+    return write_report(report, folder.path / "report.html" if path is None else path)
 
 
 def _report(
@@ -90,23 +96,18 @@ def stage_of(folder: RunFolder, stage: Mapping[str, Any], latency: Timing | None
 
 
 def _milestones(stages: Sequence[Mapping[str, Any]]) -> list[Milestone]:
-    """The accuracy after every step that changed the model, and of what was quantised."""
-    found = []
-    for stage in stages:
-        if stage["weights"] == stage["name"] and stage["accuracy"] is not None:
-            found.append(Milestone(stage["label"], stage["accuracy"]))
-        elif stage["notes"].get("accuracy") is not None:
-            found.append(Milestone(stage["label"], stage["notes"]["accuracy"]))
-    return found
+    """The accuracy on the way."""
+    return [Milestone(point.label, point.accuracy) for point in points_of(stages)]
 
 
 def points_of(stages: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """Accuracy and MACs after every step that changed the model."""
-    return [
-        Point(stage["label"], stage["macs"], stage["accuracy"])
-        for stage in stages
-        if stage["weights"] == stage["name"] and stage["accuracy"] is not None
-    ]
+    """Accuracy and MACs after every step that changed the model, and of what was quantised."""
+    found = []
+    for stage in stages:
+        accuracy, int8 = accuracy_of(stage), stage["notes"].get("int8", False)
+        if accuracy is not None and (int8 or stage["weights"] == stage["name"]):
+            found.append(Point(stage["label"], stage["macs"], accuracy, int8))
+    return found
 
 
 def _groups(noted: Sequence[Mapping[str, Any]]) -> list[CoupledGroup]:
@@ -134,11 +135,12 @@ def _checks(stages: Sequence[Mapping[str, Any]]) -> list[Check]:
             continue
         if "settings" in notes:
             text = "computes what the masked model does; largest difference"
-        elif "dense_bytes" in notes:
+        elif notes.get("int8"):
             text = "differs, being rounded, by this share of the largest output:"
         else:
             text = "computes in ONNX Runtime what the model does; largest difference"
-        checks.append(Check(f"{stage['name']} {text} {error:.2g}", stage["label"]))
+        size = f", {numbers.bytes_text(notes['bytes'])}" if "bytes" in notes else ""
+        checks.append(Check(f"{stage['name']} {text} {error:.2g}", f"{stage['label']}{size}"))
     return checks
 
 

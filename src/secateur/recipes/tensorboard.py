@@ -35,7 +35,16 @@ def write_events(metrics: Iterable[Mapping[str, Any]], folder: Path) -> bool:
     from torch.utils.tensorboard import SummaryWriter
 
     draft = Path(tempfile.mkdtemp(prefix=".secateur-", dir=folder.parent))
-    writer = SummaryWriter(str(draft))
+    try:
+        _write(metrics, SummaryWriter(str(draft)))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return True
+
+
+def _write(metrics: Iterable[Mapping[str, Any]], writer: Any) -> None:
     epochs = steps = 0
     for line in metrics:
         epoch = "epoch" in line
@@ -46,6 +55,3 @@ def write_events(metrics: Iterable[Mapping[str, Any]], folder: Path) -> bool:
                 group = "epochs" if epoch else "steps"
                 writer.add_scalar(f"{group}/{name}", value, epochs if epoch else steps)
     writer.close()
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(draft, folder)
-    return True

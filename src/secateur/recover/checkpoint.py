@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from secateur.container import seal, unseal
 from secateur.errors import FileFormatError, InputError, first_line
+from secateur.files import no_room
 from secateur.masks import masks_of
 from secateur.plan import history
 from secateur.recover.contents import contents
@@ -55,13 +56,17 @@ class Checkpoint:
                 shutil.rmtree(draft, ignore_errors=True)
         except OSError as error:
             raise InputError(
-                f"checkpoint {str(folder)!r} cannot be a folder ({first_line(error)}); "
+                f"checkpoint {str(folder)!r} cannot be a folder ({_why(error)}); "
                 "name one that can be written to"
             ) from error
 
     def exists(self) -> bool:
         """Whether there is something to go on from."""
         return self.path.is_file()
+
+    def discard(self) -> None:
+        """Take it away, as if there had been none."""
+        self.path.unlink(missing_ok=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a state of nested values and tensors.
@@ -77,7 +82,7 @@ class Checkpoint:
             seal(self.path, KIND, json.dumps(body), tensors)
         except (OSError, SafetensorError) as error:
             raise InputError(
-                f"the checkpoint {str(self.path)!r} cannot be written ({first_line(error)}); make "
+                f"the checkpoint {str(self.path)!r} cannot be written ({_why(error)}); make "
                 "room and call this again, to go on from the last one that was"
             ) from error
 
@@ -142,6 +147,10 @@ def fitting(what: str, load: Callable[[Any], None], state: Any) -> None:
         raise FileFormatError(
             f"the checkpoint does not fit the {what} ({first_line(error)}); name another folder"
         ) from error
+
+
+def _why(error: BaseException) -> str:
+    return no_room(error) or first_line(error)
 
 
 def _brief(value: Any) -> str:

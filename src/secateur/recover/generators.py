@@ -30,6 +30,11 @@ class Generators:
     device : torch.device
         A CUDA device's own generator is one of them.
 
+    Attributes
+    ----------
+    held : list
+        Those that the loaders hold.
+
     Examples
     --------
     >>> from secateur.data import Batches
@@ -43,7 +48,7 @@ class Generators:
     """
 
     def __init__(self, loaders: list[Any], device: torch.device) -> None:
-        self._held = list(_generators_in(loaders))
+        self.held = list(_generators_in(loaders))
         self._device = device
 
     def state(self) -> dict[str, Any]:
@@ -54,7 +59,7 @@ class Generators:
             "cuda": cuda,
             "python": random.getstate(),
             "numpy": np.random.get_state(),  # noqa: NPY002
-            "held": [_state(generator) for generator in self._held],
+            "held": [_state(generator) for generator in self.held],
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -63,7 +68,7 @@ class Generators:
             torch.cuda.set_rng_state(state["cuda"], self._device)
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])  # noqa: NPY002
-        for generator, value in zip(self._held, state["held"], strict=True):
+        for generator, value in zip(self.held, state["held"], strict=True):
             if isinstance(generator, torch.Generator):
                 generator.set_state(value)
             elif isinstance(generator, random.Random):

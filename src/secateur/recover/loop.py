@@ -81,11 +81,7 @@ class Loop:
             with self._ranks.joined("reading the checkpoint"):
                 self._load(checkpoint.load())
         else:
-            with buffers_kept(self.model, unless=lambda: self._done > 0):
-                self._recalibrate()
-                self._save(checkpoint)
-                self._epoch(1)
-            self._save(checkpoint)
+            self._start(checkpoint)
         while not self._finished:
             self._epoch(len(self.history) + 1)
             self._save(checkpoint)
@@ -96,6 +92,20 @@ class Loop:
                 "do not change the model in one process alone while it is trained",
             )  # fmt: skip
         return self.history
+
+    def _start(self, checkpoint: Checkpoint | None) -> None:
+        """The first epoch; where it fails before its first step, nothing has happened."""
+        try:
+            with buffers_kept(self.model, unless=lambda: self._done > 0):
+                self._recalibrate()
+                self._save(checkpoint)
+                self._epoch(1)
+        except Exception:
+            # What did not fit, a teacher or labels, is part of what a checkpoint is of.
+            if checkpoint is not None and self._ranks.leads and not self._done:
+                checkpoint.discard()
+            raise
+        self._save(checkpoint)
 
     def _begun(self, checkpoint: Checkpoint) -> bool:
         """Whether there is a checkpoint to go on from."""
@@ -113,7 +123,8 @@ class Loop:
         started = time.perf_counter()
         _tell_epoch(self._batches, number - 1)
         tally = Tally()
-        for group in grouped(alike(self._batches, self._ranks), self.settings.accumulate):
+        batches = alike(self._batches, self._ranks, self.settings.seed + number)
+        for group in grouped(batches, self.settings.accumulate):
             self._rates.set(self._position(number))
             self._stepper.step(group, tally)
             if self._average is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -17,9 +18,10 @@ from secateur.inputs import Inputs, named_tensors, replace_tensors
 from secateur.observing.batches import read_batch
 from secateur.observing.standins import all_seeded
 from secateur.ranks import ALONE, Ranks
+from secateur.recover.sharing import OwnRows, rows_of, shares_of
 from secateur.recover.synced import SyncedBatchNorm
 
-__all__ = ["Spread", "alike", "own_rows", "placed", "rows_of", "size_of"]
+__all__ = ["Part", "Spread", "alike", "examples_in_batch", "own_rows", "placed", "size_of"]
 
 ADVICE = (
     "give every process the same data, not a share of it (no DistributedSampler, no "
@@ -30,7 +32,7 @@ ADVICE = (
 class Spread:
     """A model whose replicas in all processes train as one.
 
-    Every process goes through the same batches and computes its rows of each. Gradients are added
+    Every process computes its rows of each batch. Gradients are added
     up by DistributedDataParallel, batch norms take their statistics over all rows, so that a step
     is that of one process but for rounding and dropout, whose draws differ from process to
     process.
@@ -63,11 +65,14 @@ class Spread:
                 options["device_ids"] = [device]
             self.network = DistributedDataParallel(model, **options)
 
-    def rows(self, inputs: Inputs, targets: Any) -> tuple[Inputs, Any, float]:
+    def read(self, batch: Any, device: torch.device) -> tuple[Inputs, Any, float]:
         """The rows of a batch for this process, and which share of the batch they are.
 
-        A process for which there is no row gets the first one, with a share of 0.
+        A process for which there is no row gets another's, with a share of 0.
         """
+        if isinstance(batch, Part):
+            return *read_batch(batch.rows, device), batch.own / batch.total
+        inputs, targets = read_batch(batch, device)
         if self.ranks.size == 1:
             return inputs, targets, 1.0
         own, share = rows_of(size_of(inputs), self.ranks)
@@ -103,26 +108,34 @@ class Spread:
             self._passes = 0
 
 
-def rows_of(total: int, ranks: Ranks) -> tuple[slice, float]:
-    """Which of so many rows are this process's, and what share of them; never none.
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Rows of a batch that the processes read in shares.
 
-    Examples
-    --------
-    >>> rows_of(3, ALONE)
-    (slice(0, 3, None), 1.0)
+    Attributes
+    ----------
+    rows : Any
+        A batch; never without a row.
+    own : int
+        How many of the rows count for this process.
+    total : int
+        How many there are in all processes.
     """
-    first = ranks.rank * total // ranks.size
-    end = (ranks.rank + 1) * total // ranks.size
-    if end == first:
-        return slice(0, 1), 0.0
-    return slice(first, end), (end - first) / total
+
+    rows: Any
+    own: int
+    total: int
 
 
 def own_rows(
     batches: Iterable[Any], device: torch.device, ranks: Ranks
 ) -> Iterator[tuple[Inputs, Any]]:
     """Inputs and targets of this process's rows; batches with none for it are left out."""
-    for batch in batches:
+    for batch in shares_of(batches, ranks, 0) or batches:
+        if isinstance(batch, OwnRows):
+            if batch.count:
+                yield read_batch(batch.batch, device)
+            continue
         inputs, targets = read_batch(batch, device)
         if ranks.size > 1:
             own, share = rows_of(size_of(inputs), ranks)
@@ -150,11 +163,23 @@ def size_of(inputs: Inputs) -> int:
     return 1
 
 
-def alike(batches: Iterable[Any], ranks: Ranks) -> Iterator[Any]:
-    """Batches, which have to be the same ones in every process.
+def examples_in_batch(batch: Any) -> int:
+    """Examples in a batch, in all processes together."""
+    return batch.total if isinstance(batch, Part) else size_of(read_batch(batch)[0])
 
-    Their number and sizes are compared at every step, before anything is computed, and the
-    contents of the first.
+
+def alike(batches: Iterable[Any], ranks: Ranks, seed: int = 0) -> Iterator[Any]:
+    """Batches, which have to be the same ones in every process, or this one's rows of them.
+
+    What batches they are is compared at every step, before anything is computed, and the contents
+    of the first, which is read whole.
+
+    Parameters
+    ----------
+    batches : iterable
+    ranks : Ranks
+    seed : int
+        Of what a data set draws for the rows of this process.
 
     Raises
     ------
@@ -164,19 +189,26 @@ def alike(batches: Iterable[Any], ranks: Ranks) -> Iterator[Any]:
     if ranks.size == 1:
         yield from batches
         return
-    stream, number = iter(batches), 0
+    stream, number = iter(shares_of(batches, ranks, seed) or batches), 0
     while True:
         with ranks.joined("reading a batch"):
             batch = next(stream, None)
-            described = None if batch is None else _described(batch, contents=not number)
+            described = "none" if batch is None else _described(batch, contents=not number)
         number += 1
-        ranks.same(f"batch {number}", described or "none", ADVICE)
+        count = batch.count if isinstance(batch, OwnRows) else 0
+        counts = ranks.same(f"batch {number}", described, ADVICE, note=count)
         if batch is None:
             return
-        yield batch
+        if not isinstance(batch, OwnRows):
+            yield batch
+        elif sum(counts):
+            yield Part(batch.batch, batch.count, sum(counts))
 
 
 def _described(batch: Any, *, contents: bool) -> str:
+    if isinstance(batch, OwnRows):
+        shape = "" if batch.batch is None else f" of {list(batch.batch[0].shape[1:])}"
+        return f"examples {batch.of}{shape}"
     inputs, targets = read_batch(batch)
     text = f"{size_of(inputs)} examples"
     if not contents:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from secateur.errors import InputError
 from secateur.inputs import Inputs
-from secateur.observing.batches import Loss, batch_loss, read_batch
+from secateur.observing.batches import Loss, batch_loss
 from secateur.recover.batches import device_of, forward
 from secateur.recover.evaluate import Tally, counted
 from secateur.recover.settings import Settings
-from secateur.recover.spreading import Spread, size_of
+from secateur.recover.spreading import Spread, examples_in_batch
 from secateur.recover.teaching import Teaching
 
 __all__ = ["Stepper", "grouped"]
@@ -63,7 +63,7 @@ class Stepper:
         """
         self.engine.zero_grad(set_to_none=True)
         # A mean of means is the mean over all only if each counts by its examples.
-        sizes = [_size(batch) for batch in batches] if len(batches) > 1 else [1]
+        sizes = [examples_in_batch(batch) for batch in batches] if len(batches) > 1 else [1]
         for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), 1):
             self._backward(batch, size / sum(sizes), tally, last=number == len(batches))
         if self.settings.clip_norm is not None:
@@ -74,10 +74,9 @@ class Stepper:
             self._teaching.step()
 
     def _backward(self, batch: Any, share: float, tally: Tally, *, last: bool) -> None:
-        inputs, targets = read_batch(batch, self._device)
+        inputs, targets, own = self.spread.read(batch, self._device)
         if self.settings.channels_last:
             inputs = inputs.replaced(_channels_last)
-        inputs, targets, own = self.spread.rows(inputs, targets)
         ranks = self.spread.ranks
         watching = contextlib.nullcontext() if self._teaching is None else self._teaching.watching()
         with self.spread.computing(own, last=last, at=self.steps):
@@ -128,11 +127,6 @@ def grouped(batches: Iterable[Any], count: int) -> Iterator[list[Any]]:
             group = []
     if group:
         yield group
-
-
-def _size(batch: Any) -> int:
-    """Examples in a batch."""
-    return size_of(read_batch(batch)[0])
 
 
 def _channels_last(name: str, tensor: Tensor) -> Tensor:

@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from secateur.files import replacing
 from secateur.report import numbers
 from secateur.report.content import Point, Stage
 from secateur.report.figures.tradeoff import accuracy
-from secateur.report.page import page
+from secateur.report.page import page, write_page
 from secateur.report.pictures import picture
 
 __all__ = ["Compared", "RunSides", "Standing", "standings", "write_comparison"]
@@ -128,13 +127,11 @@ def write_comparison(compared: Compared, path: str | Path) -> Path:
         names=names,
         standings=standings(compared.runs),
         tradeoff=drawn,
+        int8=any(point.int8 for run in compared.runs for point in run.points),
         recipes=compared.recipes,
         environments=compared.environments,
     )
-    path = Path(path)
-    with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
-    return path
+    return write_page(text, path)
 
 
 def _standing(

@@ -121,11 +121,14 @@ class Point:
     macs : int
     accuracy : float
         0 to 1.
+    int8 : bool
+        Whether it computes in 8-bit integers, in which a MAC is cheaper.
     """
 
     label: str
     macs: int
     accuracy: float
+    int8: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

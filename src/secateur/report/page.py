@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from secateur import __version__
 from secateur.errors import require
+from secateur.files import replacing
 from secateur.report import numbers
 
-__all__ = ["page"]
+__all__ = ["page", "write_page"]
 
 
 def page(template: str, **contents: Any) -> str:
@@ -31,6 +33,14 @@ def page(template: str, **contents: Any) -> str:
     environment.filters["setting"] = _setting
     environment.filters["breakable"] = _breakable
     return environment.get_template(template).render(version=__version__, **contents)
+
+
+def write_page(text: str, path: str | Path) -> Path:
+    """Write a page, whole or not at all; folders are made as needed."""
+    path = Path(path)
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return path
 
 
 def _breakable(text: str) -> str:

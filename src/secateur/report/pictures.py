@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from secateur.errors import require
 from secateur.report.content import Report
-from secateur.report.figures.coupling import choose_groups, draw_groups, width_of
+from secateur.report.figures.coupling import choose_groups
 from secateur.report.figures.drops import MOST_CURVES, sensitivity
 from secateur.report.figures.histograms import draw_histograms
 from secateur.report.figures.masks import mask
 from secateur.report.figures.theme import svg
+from secateur.report.figures.ties import GRAPH_WIDTH, draw_groups
 from secateur.report.figures.tradeoff import accuracy
 from secateur.report.figures.training import training
 from secateur.report.figures.widths import MOST_LAYERS, draw_layers
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Picture", "picture", "pictures_of"]
 
 WIDE, NARROW, POINTS = 9.6, 3.9, 96
-NARROW_GROUPS = 7
 SECTIONS = ("tradeoff", "widths", "groups", "weights", "masks", "scan", "training")
 
 
@@ -100,16 +100,13 @@ def _page(
 
 
 def _groups(report: Report) -> Picture:
-    """As wide as the groups are many; on a phone only as many as there is room for."""
     chosen = choose_groups(report.groups)
     order = dict.fromkeys(width.layer for width in report.widths)
     for group in report.groups:
         order.update(dict.fromkeys(group.makers + group.readers))
-    few = choose_groups(report.groups, NARROW_GROUPS)
-
-    def draw(width: float) -> Figure:
-        shown = few if width == NARROW else chosen
-        return draw_groups(shown, list(order), theme="page", width=width)
-
-    left_out = len(report.groups) - len(chosen)
-    return picture(draw, "groups", wide=width_of(chosen), left_out=left_out)
+    return picture(
+        lambda width: draw_groups(chosen, list(order), theme="page", width=width),
+        "groups",
+        wide=GRAPH_WIDTH,
+        left_out=len(report.groups) - len(chosen),
+    )

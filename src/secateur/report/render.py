@@ -7,7 +7,7 @@ from pathlib import Path
 
 from secateur.report import numbers
 from secateur.report.content import Report, Stage
-from secateur.report.page import page
+from secateur.report.page import page, write_page
 from secateur.report.pictures import pictures_of
 from secateur.report.table import comparison
 
@@ -89,6 +89,7 @@ def render(report: Report) -> str:
         headlines=headlines(report.before, report.after),
         rows=comparison(report.before, report.after),
         pictures=pictures_of(report),
+        whole=any(group.after == group.before for group in report.groups),
         zeros=any(each.zeros_after for each in report.histograms),
         validated=any(
             epoch.val_loss is not None for history in report.histories.values() for epoch in history
@@ -97,15 +98,13 @@ def render(report: Report) -> str:
 
 
 def write_report(report: Report, path: str | Path) -> Path:
-    """Write the report as one HTML file and return its path; folders are made as needed.
+    """Write the report as one HTML file, whole or not at all, and return its path.
 
     Raises
     ------
+    WriteError
+        When there is no room for it.
     MissingExtraError
         When Jinja2 or matplotlib is not installed.
     """
-    path = Path(path)
-    text = render(report)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
+    return write_page(render(report), path)

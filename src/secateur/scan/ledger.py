@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from secateur.errors import FileFormatError, InputError
+from secateur.files import append_line
 from secateur.graph.trace import named_state
 
 __all__ = ["Ledger", "fingerprint"]
@@ -134,9 +135,7 @@ class Ledger:
 
     def _append(self, entry: dict[str, Any]) -> None:
         assert self.path is not None
-        with self.path.open("ab", buffering=0) as file:
-            file.write((json.dumps(entry) + "\n").encode("utf-8"))
-            os.fsync(file.fileno())
+        append_line(self.path, json.dumps(entry))
 
 
 def _parsed(line: str) -> dict[str, Any]:

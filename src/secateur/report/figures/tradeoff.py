@@ -39,7 +39,8 @@ def accuracy(of: Run | Mapping[str, Run], *, theme: str = "light", width: float 
     ----------
     of : path-like, RunResult, sequence of (str, int, float), or mapping of str to those
         A run of a recipe, or its folder, or what a model was called, its MACs and its accuracy
-        (0 to 1) after every step, in order; for several, by name.
+        (0 to 1) after every step, in order; for several, by name. What a run quantised has a
+        ring: its MACs are in 8-bit integers.
     theme : str, default "light"
         ``"light"`` or ``"dark"``.
     width : float, default 6.4
@@ -91,7 +92,7 @@ def accuracy(of: Run | Mapping[str, Run], *, theme: str = "light", width: float 
 
 
 def _way(axes: Any, number: int, name: str, points: Sequence[Point], colours: Palette) -> None:
-    """One run: its steps as open marks, and a full one where it came to."""
+    """One run: its steps as open marks, and a full one where it came to; integers are ringed."""
     colour = (colours.after, colours.before, colours.ink, colours.muted)[number % 4]
     macs, scores = [each.macs for each in points], [100 * each.accuracy for each in points]
     mark = {"marker": MARKERS[number % len(MARKERS)], "markeredgecolor": colour}
@@ -107,6 +108,15 @@ def _way(axes: Any, number: int, name: str, points: Sequence[Point], colours: Pa
         **mark,
     )
     axes.plot(macs[-1:], scores[-1:], color=colour, markersize=7, **mark)
+    integers = [each for each in points if each.int8]
+    axes.scatter(
+        [each.macs for each in integers],
+        [100 * each.accuracy for each in integers],
+        s=110,
+        facecolor="none",
+        edgecolor=colour,
+        linewidth=1.1,
+    )
 
 
 def _label(axes: Any, points: Sequence[Point], colours: Palette) -> None:
@@ -150,11 +160,16 @@ def _read(folder: Path) -> list[Point]:
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         found = [
-            Point(str(line["step"]), int(line["macs"]), float(line["accuracy"]))
+            Point(
+                str(line["step"]),
+                int(line["macs"]),
+                float(line["accuracy"]),
+                bool(line.get("int8")),
+            )
             for line in lines
             if "epoch" not in line and line["accuracy"] is not None
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(f"{path} was changed after it was written: {error}") from error
-    same = itertools.groupby(found, lambda point: (point.macs, point.accuracy))
+    same = itertools.groupby(found, lambda point: (point.macs, point.accuracy, point.int8))
     return [next(points) for _, points in same]
