@@ -37,8 +37,7 @@ class SparseLayer(nn.Module):
 
     def __init__(self, packed: Packed, bias: Tensor | None, activation: str = "none") -> None:
         super().__init__()
-        self._code = activations.code_of(activation)
-        self.activation = activation
+        self.compute_along(activation)
         self._source: tuple[weakref.ref[Tensor], int, str] | None = None
         self.outputs, self.inputs, self.groups = packed.outputs, packed.inputs, packed.groups
         for name in BUFFERS:
@@ -60,6 +59,11 @@ class SparseLayer(nn.Module):
                 f"the weight of {name!r} was changed after the model was compiled; "
                 "call secateur.sparse.compile again"
             )
+
+    def compute_along(self, activation: str) -> None:
+        """Compute another activation from now on."""
+        self._code = activations.code_of(activation)
+        self.activation = activation
 
     def packed(self) -> Packed:
         """The weight as the kernels see it; it shares the buffers."""
