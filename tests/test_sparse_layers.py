@@ -371,3 +371,27 @@ def test_stripes_and_shapes_leave_only_what_lives() -> None:
     x = torch.randn(1, 16, 10, 10)
     expected = functional.conv2d(x, dense.weight, dense.bias, padding=1)
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=0)
+
+
+def test_whoever_watches_sees_the_operator(model: nn.Sequential) -> None:
+    """The way around the dispatcher is for when nobody is there."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.randn(1, 3, 12, 12)
+    with torch.no_grad(), Watching():
+        model(x)
+    assert torch.ops.secateur.sparse_linear.default in seen
+    assert torch.ops.secateur.sparse_conv2d.default in seen
+    with torch.inference_mode():
+        inferred = model(x)
+    assert torch.equal(inferred, model(x))
+    assert model(x.requires_grad_()).requires_grad
+    traced = torch.jit.trace(model, x.detach(), check_trace=False)
+    assert torch.equal(traced(x.detach() * 2), model(x.detach() * 2))

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError
-from secateur.sparse.layer import SparseLayer
+from secateur.sparse import products
+from secateur.sparse.layer import SparseLayer, is_plain
 from secateur.sparse.layout import Packed, best_height, pack
 from secateur.sparse.operators import sparse_conv2d
 
@@ -133,7 +134,8 @@ class SparseConv2d(SparseLayer):
                 f"this layer takes [batch, {self.channels}, rows, columns], not {tuple(x.shape)}"
             )
         self._check_source()
-        made = sparse_conv2d(
+        convolve = products.conv2d if is_plain(x) else sparse_conv2d
+        made = convolve(
             x if x.ndim == 4 else x[None],
             self.starts, self.columns, self.values, self.bias, self.outputs,
             self.kernel, self.stride, self.padding, self.dilation, self.groups, self._code,

@@ -12,7 +12,7 @@ from secateur.errors import InputError
 from secateur.sparse import activations
 from secateur.sparse.layout import Packed
 
-__all__ = ["SparseLayer"]
+__all__ = ["SparseLayer", "is_plain"]
 
 BUFFERS = ("starts", "columns", "values")
 
@@ -117,6 +117,23 @@ class SparseLayer(nn.Module):
             f"height={self.values.shape[1]}, density={self.density:.3g}, "
             f"bias={self.bias is not None}, activation={self.activation!r}"
         )
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether nobody watches and nothing is recorded: then the operator's own way is all detour.
+
+    Dispatching through Python twice costs more than a small product.
+    """
+    return (
+        type(x) is Tensor
+        and not torch.compiler.is_compiling()
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and x.device.type == "cpu"
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._is_torch_function_mode_enabled()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._get_tracing_state() is None
+    )
 
 
 def _version(weight: Tensor) -> int:

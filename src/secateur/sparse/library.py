@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import threading
 import warnings
@@ -17,6 +16,7 @@ POINTER, INT = ctypes.c_void_p, ctypes.c_int
 WEIGHTS = (POINTER, POINTER, INT, POINTER, INT)  # starts, columns, wide, values, height
 
 _loading = threading.Lock()
+_loaded: list[Library | None] = []
 
 
 class Library:
@@ -58,12 +58,15 @@ def library() -> Library | None:
     seconds, into ``$XDG_CACHE_HOME/secateur`` (``~/.cache/secateur``). ``SECATEUR_NATIVE=0`` in the
     environment leaves them out.
     """
-    with _loading:
-        return _library()
+    if not _loaded:
+        with _loading:
+            # Another thread may have come first.
+            if not _loaded:
+                _loaded.append(_load())
+    return _loaded[0]
 
 
-@functools.cache
-def _library() -> Library | None:
+def _load() -> Library | None:
     if os.environ.get("SECATEUR_NATIVE") == "0":
         return None
     try:

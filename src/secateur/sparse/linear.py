@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError
-from secateur.sparse.layer import SparseLayer
+from secateur.sparse import products
+from secateur.sparse.layer import SparseLayer, is_plain
 from secateur.sparse.layout import best_height, pack
 from secateur.sparse.operators import sparse_linear
 
@@ -82,7 +83,8 @@ class SparseLinear(SparseLayer):
         if x.shape[-1] != self.inputs:
             raise InputError(f"this layer takes {self.inputs} features, not {x.shape[-1]}")
         self._check_source()
-        return sparse_linear(
+        multiply = products.linear if is_plain(x) else sparse_linear
+        return multiply(
             x, self.starts, self.columns, self.values, self.bias, self.outputs, self._code
         )
 
