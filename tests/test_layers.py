@@ -22,7 +22,7 @@ observing
 layerwise
 profiling surgery scoped ignored replay
 criteria allocation granularity latency
-costs verify persist export idle candidates
+costs verify persist export idle candidates sparse
 rounding
 selection recover models
 data

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from secateur import errors, plot
+    from secateur import errors, plot, sparse
     from secateur.allocation import Sensitivity
     from secateur.callbacks import follow, huggingface_callback, lightning_callback
     from secateur.compact import compact
@@ -78,7 +78,7 @@ _HOMES = {
     "trace": "secateur.graph",
 }
 
-_MODULES = ("errors", "plot")
+_MODULES = ("errors", "plot", "sparse")
 
 __all__ = [
     "Distillation",
@@ -116,6 +116,7 @@ __all__ = [
     "remove_masks",
     "save",
     "sensitivity",
+    "sparse",
     "to_graph",
     "trace",
 ]
