@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from secateur.machine import processor_name
+
 __all__ = [
     "DOCS",
     "ROOT",
@@ -136,16 +138,6 @@ def run_limited(
         return Outcome(None, failure, elapsed, peak, text)
 
 
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -158,7 +150,7 @@ def machine(threads: int, packages: Iterable[str] = ()) -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     wanted = ("secateur", "torch", *packages)
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "memory_gb": round(memory),
         "system": f"{platform.system()} {platform.machine()}",

@@ -13,7 +13,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "secateur"
 # Bottom to top. A part imports from the lines below its own, and from itself.
 LAYERS = """
 errors
-registry inputs locate files quiet tensors bits parametrizations ranks
+registry inputs locate files machine quiet tensors bits parametrizations ranks
+packing
 specs container progress budget
 graph plan engines
 masks
@@ -28,7 +29,7 @@ selection recover models
 data
 sparsity
 attached
-regularizers schedules
+regularizers schedules sharing
 callbacks
 request result
 refit choose scan
@@ -38,6 +39,7 @@ proof
 prune sensitivity
 pruner report compact
 plot demo recipes
+bench
 cli
 __main__
 """

@@ -100,8 +100,8 @@ def rewritten(path, change):
 
 def test_a_later_version(path):
     save(pruned(), path)
-    rewritten(path, lambda header: header.update(version=2, novelty={}))
-    assert_refused(path, Net(), FileFormatError, "format version 2.*update secateur")
+    rewritten(path, lambda header: header.update(version=3, novelty={}))
+    assert_refused(path, Net(), FileFormatError, "format version 3.*update secateur")
 
 
 @pytest.mark.parametrize(

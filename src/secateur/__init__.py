@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from secateur.scan import Evaluation
     from secateur.schedules import Rewind, dynamic
     from secateur.sensitivity import sensitivity
+    from secateur.sharing import share_weights
     from secateur.sparsity.permute import permute_for_nm
     from secateur.surgery.graph_form import to_graph
 
@@ -74,6 +75,7 @@ _HOMES = {
     "remove_masks": "secateur.masks",
     "save": "secateur.persist",
     "sensitivity": "secateur.sensitivity",
+    "share_weights": "secateur.sharing",
     "to_graph": "secateur.surgery.graph_form",
     "trace": "secateur.graph",
 }
@@ -117,6 +119,7 @@ __all__ = [
     "save",
     "sensitivity",
     "sparse",
+    "share_weights",
     "to_graph",
     "trace",
 ]

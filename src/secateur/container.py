@@ -1,5 +1,7 @@
 """The file format: tensors, what they do not say themselves, and a checksum over both.
 
+Equal contents give equal bytes.
+
 The checksum finds damage and stray edits. It is no signature: whoever can write the file can
 write a checksum that fits.
 """
@@ -12,6 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,10 +23,11 @@ from torch import Tensor
 
 from secateur.errors import FileFormatError
 from secateur.files import replacing
+from secateur.packing import Packed
 
 __all__ = ["Header", "is_dense", "read", "seal", "unseal", "write"]
 
-VERSION = 1
+PLAIN, SPARSE = 1, 2
 HEADER, CHECKSUM = "secateur", "sha256"
 
 
@@ -34,7 +38,7 @@ class Header:
     Attributes
     ----------
     version : int
-        Version of this format.
+        Version of this format: 2 where tensors are packed, which version 1 did not know.
     plans : list of str
         The plans that were applied, as JSON, oldest first.
     tied : dict
@@ -48,46 +52,90 @@ class Header:
         Tensors stored as pairs of real numbers, which every version of safetensors knows.
     unsaved : dict
         Name -> dtype of the buffers that are not stored.
+    packed : dict
+        Name -> layout of a tensor of which only some entries are stored. Its parts are the tensors
+        ``NAME:PART`` of the file.
+    masked : list of str
+        Packed tensors that are masked: what is stored is what the mask keeps.
     """
 
-    version: int = VERSION
+    version: int = PLAIN
     plans: list[str] = field(default_factory=list)
     tied: dict[str, str] = field(default_factory=dict)
     frozen: list[str] = field(default_factory=list)
     strides: dict[str, list[int]] = field(default_factory=dict)
     complex: list[str] = field(default_factory=list)
     unsaved: dict[str, str] = field(default_factory=dict)
+    packed: dict[str, Any] = field(default_factory=dict)
+    masked: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """As text."""
+        values = asdict(self)
+        if not self.packed:
+            del values["packed"], values["masked"]
+        return json.dumps(values, sort_keys=True)
 
 
-def write(path: str | os.PathLike[str], header: Header, tensors: Mapping[str, Tensor]) -> None:
+def write(
+    path: str | os.PathLike[str], header: Header, tensors: Mapping[str, Tensor | Packed]
+) -> None:
     """Write a file, whole or not at all; the tensors are contiguous, real and on the CPU."""
-    seal(path, HEADER, json.dumps(asdict(header), sort_keys=True), tensors)
+    flat: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Packed):
+            header.packed[name] = tensor.describe()
+            flat |= {_part(name, part): values for part, values in tensor.parts.items()}
+        else:
+            flat[name] = tensor
+    header.version = SPARSE if header.packed else PLAIN
+    seal(path, HEADER, header.to_json(), flat)
 
 
-def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
+def read(path: Path) -> tuple[Header, dict[str, Tensor | Packed]]:
     """Read a file and check it.
+
+    Packed tensors are checked, and left as they are: what a small file claims to unpack to is for
+    the model to say.
 
     Raises
     ------
     FileFormatError
         Where it is missing, truncated, changed, or not one of these.
     """
-    text, tensors = unseal(path, HEADER, "secateur.save")
+    text, stored = unseal(path, HEADER, "secateur.save")
     try:
         data = json.loads(text)
-        if data["version"] != VERSION:
+        if data["version"] not in (PLAIN, SPARSE):
             raise FileFormatError(
                 f"{path} has format version {data['version']}, this version of secateur reads "
-                f"{VERSION}; update secateur"
+                f"{PLAIN} and {SPARSE}; update secateur"
             )
         header = Header(**data)
         for name in header.complex:
-            tensors[name] = torch.view_as_complex(tensors[name])
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            stored[name] = torch.view_as_complex(stored[name])
+        packed = {name: _packed(path, name, header.packed[name], stored) for name in header.packed}
+        if stored.keys() & packed.keys() or not set(header.masked) <= packed.keys():
+            raise ValueError("tensors are named twice, or masked and not packed")
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         if isinstance(error, FileFormatError):
             raise
-        raise FileFormatError(f"{path} has a malformed header ({error})") from error
-    return header, tensors
+        reason = " ".join(str(error).split())
+        raise FileFormatError(f"{path} has a malformed header ({reason})") from error
+    return header, {**stored, **packed}
+
+
+def _part(name: str, part: str) -> str:
+    return f"{name}:{part}"
+
+
+def _packed(path: Path, name: str, described: Any, stored: dict[str, Tensor]) -> Packed:
+    """A packed tensor, whose parts are taken out of those that are stored."""
+    parts = {part: stored.pop(_part(name, part)) for part in Packed.part_names(described)}
+    try:
+        return Packed.of(described, parts)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path} holds {name!r} in a way that cannot be: {error}") from error
 
 
 def seal(path: str | os.PathLike[str], kind: str, text: str, tensors: Mapping[str, Tensor]) -> None:
@@ -105,6 +153,19 @@ def seal(path: str | os.PathLike[str], kind: str, text: str, tensors: Mapping[st
     metadata = {"format": "pt", kind: text, CHECKSUM: _checksum(text, tensors)}
     with replacing(path) as draft:
         save_file(dict(tensors), draft, metadata)
+        _put_in_order(draft)
+
+
+def _put_in_order(path: Path) -> None:
+    """Sort the metadata in a file's header, which safetensors writes in any order."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(length))
+        entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def unseal(path: Path, kind: str, writer: str) -> tuple[str, dict[str, Tensor]]:
@@ -165,5 +226,6 @@ def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name]
         described = json.dumps([name, str(tensor.dtype), list(tensor.shape)])
         digest.update(described.encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import commands
+from secateur.cli.bench import bench
 from secateur.cli.group import OneLineErrors
 from secateur.cli.listing import list_names
 from secateur.cli.opening import keep_quiet
@@ -49,5 +50,6 @@ app.command()(prune)
 app.command()(commands.profile)
 app.command()(sensitivity)
 app.command()(commands.export)
+app.command()(bench)
 app.command("list")(list_names)
 app.command()(commands.version)

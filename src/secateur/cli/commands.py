@@ -54,6 +54,9 @@ def profile(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads to time it with; PyTorch's choice.")
     ] = None,
+    storage: Annotated[
+        bool, typer.Option("--storage", help="Count the bytes of a sparse file as well.")
+    ] = False,
     every: Annotated[bool, typer.Option("--all", help="List every layer.")] = False,
     seed: Seed = 0,
 ) -> None:
@@ -66,9 +69,11 @@ def profile(
     )
     options = {} if threads is None or not latency else {"threads": threads}
     with progress.status("timing" if latency else "counting"):
-        cost = run(net, inputs, latency, **options)
+        cost = run(net, inputs, latency, storage, **options)
     console.print(f"[bold]{model}[/]: {cost.summary}", soft_wrap=True)
     console.print(cost.table(None) if every else cost.table())
+    if cost.storage is not None:
+        console.print(cost.storage.table())
     if cost.uncounted:
         console.print(f"not counted: {', '.join(cost.uncounted)}", soft_wrap=True)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.cli.options import parse_shape
-from secateur.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,19 +48,6 @@ def open_model(
     """
     shapes = [parse_shape(text) for text in input_shapes or []]
 
-    from secateur.models import load_model
-    from secateur.models.weights import load_weights
-    from secateur.plan import history
+    from secateur.models import open_model as run
 
-    loaded = load_model(spec, pretrained=pretrained, input_shapes=shapes, seed=seed)
-    if loaded.example_inputs is None:
-        raise InputError(
-            f"{spec} does not tell what its inputs look like; "
-            "pass --input-shape, such as --input-shape 1x3x224x224"
-        )
-    if weights is not None:
-        load_weights(loaded.model, weights)
-    inputs = loaded.example_inputs
-    for plan in history(loaded.model):
-        inputs = plan.narrow_inputs(inputs)
-    return loaded.model, inputs, loaded.random and weights is None
+    return run(spec, pretrained=pretrained, weights=weights, input_shapes=shapes, seed=seed)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from secateur.errors import BudgetError, InputError
+from secateur.errors import BudgetError, InputError, UnknownNameError, suggestion
 
 __all__ = [
     "RANDOM",
@@ -19,6 +19,7 @@ __all__ = [
     "Seed",
     "Weights",
     "parse_budget",
+    "parse_format",
     "parse_rounding",
     "parse_shape",
 ]
@@ -91,6 +92,20 @@ def parse_budget(entries: list[str]) -> dict[str, float]:
         if not equals or not key.strip():
             raise BudgetError(f"write a budget as macs=0.5, not {entry!r}")
     return budget
+
+
+def parse_format(text: str) -> Literal["dense", "sparse"]:
+    """Read ``--format``.
+
+    Examples
+    --------
+    >>> parse_format("sparse")
+    'sparse'
+    """
+    known: dict[str, Literal["dense", "sparse"]] = {"dense": "dense", "sparse": "sparse"}
+    if text not in known:
+        raise UnknownNameError(f"unknown format {text!r}{suggestion(text, known)}")
+    return known[text]
 
 
 def parse_rounding(text: str) -> int | str | dict[str, int | str]:

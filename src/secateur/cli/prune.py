@@ -19,6 +19,7 @@ from secateur.cli.options import (
     Seed,
     Weights,
     parse_budget,
+    parse_format,
     parse_rounding,
 )
 from secateur.cli.search import engine_of, latency_of, measure_of
@@ -103,6 +104,9 @@ def prune(
     compact: Annotated[
         bool, typer.Option("--compact", help="Then remove what has become all-zero.")
     ] = False,
+    format: Annotated[
+        str, typer.Option(metavar="dense|sparse", help="Of the file: with zeros, or without.")
+    ] = "dense",
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="Write the plan as JSON, too.")
     ] = None,
@@ -113,6 +117,7 @@ def prune(
     limits = parse_budget(budget) if budget else None
     if compact and plan is not None:
         raise InputError("--compact makes a second plan and --plan writes one; leave one of them")
+    stored = parse_format(format)
     rounding = parse_rounding(round_to)
     if compact and "auto" in (rounding.values() if isinstance(rounding, dict) else [rounding]):
         raise InputError("--compact does not know latencies; write --round-to with numbers only")
@@ -175,7 +180,7 @@ def prune(
                 except NothingToPruneError as error:
                     note = str(error)
         with steps.step("Saving"):
-            saved = save(net, out)
+            saved = save(net, out, format=stored)
             if plan is not None:
                 with replacing(plan) as draft:
                     draft.write_text(result.plan.to_json(), encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from secateur.latency.runtimes import Runtime
+from secateur.machine import processor_name
 
 __all__ = ["Conditions", "cache_path"]
 
@@ -100,10 +101,4 @@ def _processor(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return processor_name()

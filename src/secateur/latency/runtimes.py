@@ -21,7 +21,7 @@ from secateur.latency.layers import layer
 from secateur.latency.onnx_layers import ONNX_KINDS, onnx_layer
 from secateur.latency.operations import Operation, Sizes
 
-__all__ = ["RUNTIMES", "Runtime", "as_runtime"]
+__all__ = ["RUNTIMES", "Runtime", "as_runtime", "exported", "openvino_core"]
 
 Run: TypeAlias = Callable[[], Any]
 
@@ -137,10 +137,10 @@ class OnnxRuntime(Runtime):
         return self.load(*onnx_layer(operation, sizes, _numpy(self.dtype)))
 
     def model(self, model: nn.Module, inputs: Inputs) -> Run:
-        return self.load(*_exported(model, inputs))
+        return self.load(*exported(model, inputs))
 
-    def load(self, model: bytes, feeds: dict[str, np.ndarray]) -> Run:
-        """A serialised model with its inputs, as a function without arguments."""
+    def load(self, model: bytes | str, feeds: dict[str, np.ndarray]) -> Run:
+        """A serialised model, or its file, with its inputs, as a function without arguments."""
         runtime = require("onnxruntime", "export")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -167,15 +167,19 @@ class OpenVino(Runtime):
         return self.load(*onnx_layer(operation, sizes, _numpy(self.dtype)))
 
     def model(self, model: nn.Module, inputs: Inputs) -> Run:
-        return self.load(*_exported(model, inputs))
+        return self.load(*exported(model, inputs))
 
-    def load(self, model: bytes, feeds: dict[str, np.ndarray]) -> Run:
-        """A serialised model with its inputs, as a function without arguments."""
-        core = _openvino_core()
-        settings = {"INFERENCE_NUM_THREADS": self.threads, "PERFORMANCE_HINT": "LATENCY",
-                    "INFERENCE_PRECISION_HINT": "f32"}  # fmt: skip
-        if self.dtype != torch.float32:
-            del settings["INFERENCE_PRECISION_HINT"]
+    def load(
+        self, model: bytes | str, feeds: dict[str, np.ndarray], precision: str | None = None
+    ) -> Run:
+        """A serialised model, or its file, with its inputs, as a function without arguments.
+
+        What is float32 in it is computed in ``precision``, such as ``"bf16"``; as it is by default.
+        """
+        core = openvino_core()
+        settings = {"INFERENCE_NUM_THREADS": self.threads, "PERFORMANCE_HINT": "LATENCY"}
+        if precision is not None or self.dtype == torch.float32:
+            settings["INFERENCE_PRECISION_HINT"] = precision or "f32"
         compiled = core.compile_model(core.read_model(model), "CPU", settings)
         wanted = {name for entry in compiled.inputs for name in entry.names}
         given = {name: values for name, values in feeds.items() if name in wanted}
@@ -184,7 +188,7 @@ class OpenVino(Runtime):
 
 
 @functools.cache
-def _openvino_core() -> Any:
+def openvino_core() -> Any:
     """One core for as long as the process lives.
 
     Every core puts a stack of its own in place for signal handlers, and back the one that it found
@@ -242,7 +246,8 @@ def _numpy(dtype: torch.dtype) -> type[np.floating[Any]]:
     return known[dtype]
 
 
-def _exported(model: nn.Module, inputs: Inputs) -> tuple[bytes, dict[str, np.ndarray]]:
+def exported(model: nn.Module, inputs: Inputs) -> tuple[bytes, dict[str, np.ndarray]]:
+    """A model as ONNX for these inputs, and the inputs by their names in it."""
     from secateur.export import export
 
     with tempfile.TemporaryDirectory() as folder:

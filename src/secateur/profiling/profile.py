@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from secateur.inputs import ExampleInputs, as_inputs, evaluating, run
 from secateur.profiling.census import census
 from secateur.profiling.latency import Timing, compare
 from secateur.profiling.macs import COUNTED, node_macs
+from secateur.profiling.stored import Storage, storage_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -73,6 +75,8 @@ class Profile:
         numbers add up to the totals.
     uncounted : tuple of str
         Operations outside PyTorch's own that ran and whose MACs are not known.
+    storage : Storage or None
+        What every tensor takes in a file of ``format="sparse"``; ``None`` unless asked for.
     """
 
     macs: int
@@ -83,6 +87,7 @@ class Profile:
     latency: Timing | None = field(default=None, repr=False)
     layers: dict[str, LayerProfile] = field(default_factory=dict, repr=False)
     uncounted: tuple[str, ...] = field(default=(), repr=False)
+    storage: Storage | None = field(default=None, repr=False)
 
     @property
     def sparsity(self) -> float:
@@ -99,6 +104,8 @@ class Profile:
         ]
         if self.nonzero < self.params:
             parts.append(f"{self.sparsity:.1%} zeros")
+        if self.storage is not None:
+            parts.append(f"{_short(self.storage.stored, 'B')} in a sparse file")
         timed = "" if self.latency is None else f"\n{self.latency}"
         return ", ".join(parts) + timed
 
@@ -139,6 +146,8 @@ class Profile:
         from rich.console import Group
 
         lines: list[Any] = [self.summary, self.table()]
+        if self.storage is not None:
+            lines.append(self.storage.table())
         if self.uncounted:
             lines.append(f"not counted: {', '.join(self.uncounted)}")
         return Group(*lines)
@@ -160,6 +169,7 @@ def profile(
     model: nn.Module,
     example_inputs: ExampleInputs,
     latency: bool = False,
+    storage: bool = False,
     **timing: Any,
 ) -> Profile:
     """Measure what a model costs on its example inputs.
@@ -174,6 +184,8 @@ def profile(
         One tensor, a tuple of positional inputs or a dict of keyword inputs.
     latency : bool, default False
         Also time it, which takes up to 20 s.
+    storage : bool, default False
+        Also find the layout in which every tensor takes the fewest bytes; seconds for large models.
     **timing
         With ``latency=True``, options of `secateur.profiling.interleave`: ``warmup``, ``runs``,
         ``seconds``, ``threads``.
@@ -209,9 +221,10 @@ def profile(
     with evaluating(model), _MacCounter(model) as counter:
         run(model, inputs)
     measured = compare({"model": model}, inputs, **timing)["model"] if latency else None
-    return profile_state(
+    cost = profile_state(
         model, counter.macs, latency=measured, uncounted=tuple(sorted(counter.uncounted))
     )
+    return dataclasses.replace(cost, storage=storage_of(model)) if storage else cost
 
 
 def profile_state(

@@ -24,7 +24,7 @@ from secateur.recipes.schema import DataEntry, Recipe
 from secateur.recipes.tasks import tasks_of
 from secateur.recover import Score, evaluate
 
-__all__ = ["EVALUATION_BATCH", "Work", "model_at", "open_work", "start"]
+__all__ = ["EVALUATION_BATCH", "Work", "build", "inputs_of", "model_at", "open_work", "start"]
 
 EVALUATION_BATCH = 256
 
@@ -189,6 +189,11 @@ def _inputs(read: Read, data: Data | None) -> Inputs:
     if known is None:
         raise InputError("the source does not tell what its inputs look like; give input_shape")
     return as_inputs(known)
+
+
+def inputs_of(read: Read) -> Inputs:
+    """One example that the recipe's model accepts, at the start."""
+    return _inputs(read, _load(read, None) if read.recipe.model.input_shape is None else None)
 
 
 def _load(read: Read, given: Data | Mapping[str, Any] | None) -> Data | None:

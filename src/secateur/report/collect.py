@@ -7,7 +7,6 @@ import math
 import os
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur import __version__
+from secateur.machine import processor_name
 from secateur.masks import masks_of
 from secateur.report.content import CoupledGroup, Histogram, MaskedWeight, Width
 
@@ -174,7 +174,7 @@ def environment() -> dict[str, str]:
             continue
     found["torch"] = torch.__version__
     found["system"] = f"{platform.system()} {platform.machine()}"
-    found["processor"] = f"{_processor()}, {os.cpu_count()} cores visible"
+    found["processor"] = f"{processor_name()}, {os.cpu_count()} cores visible"
     found["threads"] = str(torch.get_num_threads())
     if "OMP_WAIT_POLICY" in os.environ:
         found["waiting threads"] = os.environ["OMP_WAIT_POLICY"].lower()
@@ -197,13 +197,3 @@ def _weights(model: nn.Module) -> list[tuple[str, Tensor, int]]:
 
 def _values(tensor: Tensor) -> np.ndarray:
     return tensor.detach().to("cpu", torch.float32).flatten().numpy()
-
-
-def _processor() -> str:
-    """The processor's own name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
