@@ -118,8 +118,8 @@ __all__ = [
     "remove_masks",
     "save",
     "sensitivity",
-    "sparse",
     "share_weights",
+    "sparse",
     "to_graph",
     "trace",
 ]
