@@ -137,7 +137,7 @@ class Ranks:
             yield
         except RankError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, the others are to hear of it
             if self.size > 1 and self._told is not error:
                 self._told = error
                 with contextlib.suppress(RankError):
