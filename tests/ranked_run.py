@@ -47,6 +47,23 @@ def train(folder: str | None = None, epochs: int = 3, **options: Any) -> tuple[n
     return model, history
 
 
+class Stopping:
+    """Batches that end in an error, in all processes at once, in the second epoch."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Any:
+        for batch in uneven():
+            self._told += 1
+            if self._told > 11:
+                raise SecateurError("stopped")
+            yield batch
+
+
 def keep(out: Path, model: nn.Module, history: Any) -> None:
     """What this process came to."""
     rank = int(os.environ.get("RANK", "0"))
@@ -65,19 +82,6 @@ def accumulate(out: Path) -> None:
 
 def resume(out: Path) -> None:
     """Two epochs, then stopped in all processes; then the whole."""
-    told = []
-
-    def batches() -> Any:
-        for batch in uneven():
-            told.append(batch)
-            if len(told) > 11:
-                raise SecateurError("stopped")
-            yield batch
-
-    class Stopping:
-        __len__ = lambda self: 4  # noqa: E731
-        __iter__ = lambda self: batches()  # noqa: E731
-
     model, teacher = plain(), net(1)
     options: dict[str, Any] = {
         "epochs": 3, "lr": 0.02, "clip_norm": 1.0, "ema": 0.9, "teacher": teacher,
@@ -150,6 +154,70 @@ def train_on_files(folder: Path) -> tuple[nn.Module, Any, int]:
         warnings.simplefilter("ignore")
         batches = part.batches(9, shuffle=True, seed=3)
         return *train_on(batches, data.val.batches(4)), len(reads)
+
+
+def train_in_shards(batches: Any = None, folder: Path | None = None) -> tuple[nn.Module, Any]:
+    """All that training in shards knows: masks, moments, clipping, groups of batches, a teacher."""
+    model, teacher = plain(), net(1)
+    # Ahead of a batch norm its gradient is nothing but rounding, which AdamW makes whole steps of.
+    model[0].bias.requires_grad_(False)
+    history = sc.recover(
+        model, batches or uneven(), epochs=3, lr=0.005, optimizer="adamw", accumulate=3,
+        clip_norm=1.0, teacher=teacher, distill={"temperature": 2.0},
+        validation=images(25, 7, seed=1), checkpoint=folder,
+    )  # fmt: skip
+    return model, history
+
+
+def shards(out: Path) -> None:
+    """Note how much of the model this process's optimizer steps on, and what it keeps of it."""
+    noted: dict[str, int] = {}
+    step = torch.optim.AdamW.step
+
+    def watched(self: Any, *given: Any) -> Any:
+        result = step(self, *given)
+        parameters = [each for group in self.param_groups for each in group["params"]]
+        moments = [self.state[each]["exp_avg"].to_local().numel() for each in parameters]
+        noted.update(whole=sum(map(torch.numel, parameters)), moments=sum(moments))
+        return result
+
+    torch.optim.AdamW.step = watched
+    try:
+        keep(out, *train_in_shards())
+    finally:
+        torch.optim.AdamW.step = step
+    (out / f"noted-{os.environ['RANK']}.json").write_text(json.dumps(noted))
+
+
+def shards_resume(out: Path) -> None:
+    """Stopped in the second epoch; then the whole."""
+    try:
+        train_in_shards(Stopping(), out / "kept")
+    except SecateurError as error:
+        assert "stopped" in str(error), error
+    else:
+        raise AssertionError("it was to be stopped")
+    assert list((out / "kept").iterdir()), "nothing was kept"
+    keep(out, *train_in_shards(folder=out / "kept"))
+
+
+def train_tied() -> tuple[nn.Module, Any]:
+    """Two layers of a sequence have one weight."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3)
+    )
+    model[2].weight = model[0].weight
+    sc.prune(model, images()[0][0], granularity="element", budget={"sparsity": 0.3})
+    return model, sc.recover(model, uneven(), epochs=2, lr=0.02)
+
+
+def shards_tied(out: Path) -> None:
+    keep(out, *train_tied())
+
+
+def shards_refused(out: Path) -> None:
+    failing(out, lambda model: sc.recover(model, images(), epochs=1, ema=0.9))
 
 
 def loader(out: Path) -> None:

@@ -219,7 +219,7 @@ def tuned(tune: Callable[[nn.Module], object], model: nn.Module, seed: int = 0) 
     with all_seeded(seed):
         try:
             tune(model)
-        except Exception as error:
+        except Exception as error:  # the user's code may raise anything
             raise InputError(
                 f"tune raised {type(error).__name__} on a copy of the model: {error}"
             ) from error
@@ -254,7 +254,7 @@ def measured(evaluate: Callable[[nn.Module], float], model: nn.Module, seed: int
     with all_seeded(seed):
         try:
             value = evaluate(model)
-        except Exception as error:
+        except Exception as error:  # the user's code may raise anything
             raise InputError(
                 f"evaluate raised {type(error).__name__} on a copy of the model: {error}"
             ) from error

@@ -106,7 +106,7 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
     except InputError:
         # Of what watches the model, which has said what is wrong.
         raise
-    except Exception as error:
+    except Exception as error:  # the model's code may raise anything
         first = first_line(error)
         raise InputError(
             f"the model rejects the example inputs ({type(error).__name__}: {first}); "

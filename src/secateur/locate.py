@@ -48,7 +48,7 @@ def locate(spec: str, what: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         value: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except Exception as error:  # an import runs the user's code
         raise InputError(
             f"cannot import {module_name!r} for {what} {spec!r} ({type(error).__name__}: {error})"
         ) from error

@@ -24,6 +24,8 @@ T = TypeVar("T")
 # Most messages are shorter, and then one collective call carries them.
 SHORT = 256
 FAILED = "failed"
+# By which a launch asks for FSDP. On the CPU accelerate refuses it; PyTorch has it there, too.
+FSDP = "ACCELERATE_USE_FSDP"
 # What the first process does alone, such as a search, must not end the others' wait.
 PATIENCE = timedelta(days=7)
 
@@ -35,6 +37,8 @@ class Ranks:
     ----------
     accelerator : accelerate.Accelerator, optional
         None for one process, in which every method is trivial.
+    sharded : bool
+        Whether weights that are trained are spread over the processes (FSDP).
 
     Examples
     --------
@@ -43,8 +47,8 @@ class Ranks:
     (True, [1.0, 2.0])
     """
 
-    def __init__(self, accelerator: Any = None) -> None:
-        self.accelerator = accelerator
+    def __init__(self, accelerator: Any = None, sharded: bool = False) -> None:
+        self.accelerator, self.sharded = accelerator, sharded
         self.rank = 0 if accelerator is None else int(accelerator.process_index)
         self.size = 1 if accelerator is None else int(accelerator.num_processes)
         self._told: BaseException | None = None
@@ -133,7 +137,7 @@ class Ranks:
             yield
         except RankError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, the others are to hear of it
             if self.size > 1 and self._told is not error:
                 self._told = error
                 with contextlib.suppress(RankError):
@@ -194,8 +198,8 @@ def found_ranks(accelerator: Any = None) -> Ranks:
     Raises
     ------
     InputError
-        For sharded models and for loss scaling, which masks and checkpoints do not follow, and
-        for an accelerator that does not know of the other processes.
+        For models in pieces by DeepSpeed or Megatron and for loss scaling, which masks and
+        checkpoints do not follow, and for an accelerator that does not know of the other processes.
     MissingExtraError
         When this was launched as one of several and accelerate is not installed.
 
@@ -213,16 +217,19 @@ def found_ranks(accelerator: Any = None) -> Ranks:
         cpu = None if torch.accelerator.is_available() else True
         if not torch.distributed.is_initialized():
             atexit.register(_leave)
-        accelerator = accelerate.Accelerator(cpu=cpu, kwargs_handlers=[waiting])
+        with _hidden(FSDP) if cpu else contextlib.nullcontext():
+            accelerator = accelerate.Accelerator(cpu=cpu, kwargs_handlers=[waiting])
     elif not isinstance(accelerator, accelerate.Accelerator):
         raise InputError(
             f"accelerator must be an accelerate.Accelerator, not {type(accelerator).__name__}"
         )
     kind = accelerator.distributed_type.value
-    if kind not in _REPLICAS:
+    asked = kind == "MULTI_CPU" and os.environ.get(FSDP, "").lower() == "true"
+    sharded = kind == "FSDP" or asked
+    if kind not in _REPLICAS and not sharded:
         raise InputError(
             f"every process needs the whole model for its masks and plans, and {kind} spreads it "
-            "over them; launch with --multi_gpu or --cpu"
+            "over them; launch with --multi_gpu or --use_fsdp"
         )
     if accelerator.num_processes == 1 and _launched():
         raise InputError(
@@ -231,7 +238,18 @@ def found_ranks(accelerator: Any = None) -> Ranks:
         )
     if accelerator.scaler is not None:
         raise InputError("fp16 needs a scaled loss; launch with --mixed_precision bf16 or no")
-    return ALONE if accelerator.num_processes == 1 else Ranks(accelerator)
+    return ALONE if accelerator.num_processes == 1 else Ranks(accelerator, sharded)
+
+
+@contextlib.contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Without a variable of the environment."""
+    value = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[name] = value
 
 
 def _leave() -> None:

@@ -239,7 +239,7 @@ def _masked(place: Place, mask: Tensor) -> Iterator[None]:
         finally:
             place.tensor.data = data
     elif parametrize.is_parametrized(module, place.leaf):
-        computing: Any = module.parametrizations[place.leaf]  # type: ignore[union-attr, index]
+        computing: Any = module.parametrizations[place.leaf]  # type: ignore[index]
         computing.__dict__["forward"] = lambda: masked
         try:
             yield

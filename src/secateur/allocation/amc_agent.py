@@ -30,7 +30,7 @@ def environment(walls: Walls) -> Any:
     gym = require("gymnasium", "amc")
     problem = walls.problem
 
-    class Groups(gym.Env):  # type: ignore[misc, name-defined]
+    class Groups(gym.Env):  # type: ignore[name-defined]
         """Groups in their order; ``info["amounts"]`` at the end."""
 
         action_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)

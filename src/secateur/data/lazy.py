@@ -244,7 +244,7 @@ class _Reader(Dataset[Any]):
         for row, seed in asked:
             try:
                 image = self._pixels(self._files.read(row), seed)
-            except Exception as error:
+            except Exception as error:  # image formats have errors of their own
                 reason = first_line(error)
                 bad.append(Bad(self._files.name(row), reason))
                 continue

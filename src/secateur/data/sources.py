@@ -228,7 +228,7 @@ def _from_callable(spec: str, options: Mapping[str, Any], seed: int) -> Data:
     function = locate(spec, "data")
     try:
         value = function(**options)
-    except Exception as error:
+    except Exception as error:  # the user's code may raise anything
         raise InputError(f"{spec} raised {type(error).__name__}: {error}") from error
     return as_data(spec, value, seed)
 

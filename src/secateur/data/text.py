@@ -80,7 +80,7 @@ def _tokens(path: Path, options: DataOptions) -> Tensor:
         raise FileFormatError(f"there is no tokenizer file {str(file)!r}")
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:
+    except Exception as error:  # tokenizers raises plain Exception
         raise FileFormatError(f"{file} is no tokenizer.json ({first_line(error)})") from error
     ids = tokenizer.encode(_decoded(path, raw, options.strict)).ids
     return torch.tensor(ids, dtype=torch.int64)

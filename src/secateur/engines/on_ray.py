@@ -76,14 +76,14 @@ class OnRay(Engine):
         try:
             try:
                 stored = ray.put(Conditioned(work))
-            except Exception as error:
+            except Exception as error:  # pickle raises what the objects raise
                 raise InputError(
                     "engine 'ray' sends the model and evaluate to other processes, and they "
                     f"cannot be pickled ({first_line(error)})"
                 ) from error
             task = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=ATTEMPTS - 1)(attempt)
             return _Tasks(ray, task, stored, own)
-        except BaseException:
+        except BaseException:  # also when stopped: Ray is not to stay
             if own:
                 ray.shutdown()
             raise
@@ -106,7 +106,7 @@ class OnRay(Engine):
         try:
             with _without_statistics():
                 ray.init(logging_level="ERROR", log_to_driver=False, **settings)
-        except Exception as error:
+        except Exception as error:  # Ray's errors have no common base
             raise EngineError(
                 f"Ray cannot be reached or started{f' at {address}' if address else ''}: "
                 f"{first_line(error)}{TOKENS if address else ''}"

@@ -72,5 +72,5 @@ def attempt(work: Work, task: Any) -> Outcome:
     """
     try:
         return Outcome(work(task))
-    except Exception as error:
+    except Exception as error:  # the user's code; it is told to who asked
         return failed(error)

@@ -53,7 +53,7 @@ class Processes(Engine):
     def start(self, work: Work) -> Workers:
         try:
             packed = pickle.dumps(Conditioned(work))
-        except Exception as error:
+        except Exception as error:  # pickle raises what the objects raise
             raise InputError(
                 "engine 'processes' sends the model and evaluate to other processes, and they "
                 f"cannot be pickled ({first_line(error)}); make evaluate a function at the top "

@@ -24,7 +24,7 @@ def serve(connection: Connection) -> None:
         packed = connection.recv_bytes()
         try:
             work = pickle.loads(packed)
-        except Exception as error:
+        except Exception as error:  # unpickling runs the user's imports
             reason = InputError(
                 "a worker process cannot load the model or evaluate "
                 f"({type(error).__name__}: {first_line(error)}); define them in modules that "

@@ -34,7 +34,7 @@ class OnnxSession:
             self._session = runtime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:
+        except Exception as error:  # ONNX Runtime's errors have no common base
             raise ExportError(
                 f"ONNX Runtime cannot load the exported model ({first_line(error)}); "
                 "export with check=False to keep the file for another runtime"
@@ -50,7 +50,7 @@ class OnnxSession:
                 if name in wanted
             }
             outputs = self._session.run(None, feed)
-        except Exception as error:
+        except Exception as error:  # ONNX Runtime's errors have no common base
             raise ExportError(
                 f"ONNX Runtime cannot run the exported model ({first_line(error)}); "
                 "export with check=False to keep the file for another runtime"

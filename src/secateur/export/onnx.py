@@ -179,7 +179,7 @@ class _Export:
         for size in others:
             try:
                 flat(*self.inputs.at_batch(size))
-            except Exception as error:
+            except Exception as error:  # the model's code may raise anything
                 raise _BatchIsFixed(
                     f"the model rejects a batch of {size} ({_reason(error)})"
                 ) from error
@@ -204,7 +204,7 @@ class _Export:
                     opset_version=self.opset,
                     verbose=False,
                 )
-        except Exception as error:
+        except Exception as error:  # torch.onnx raises what its passes raise
             if dynamic:
                 raise _BatchIsFixed(
                     f"torch.export cannot leave it free ({_reason(error)})"

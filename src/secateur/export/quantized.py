@@ -168,7 +168,7 @@ def quantize(
                     )
         except (InputError, OSError):
             raise
-        except Exception as error:
+        except Exception as error:  # ONNX Runtime's errors have no common base
             raise ExportError(
                 f"ONNX Runtime cannot quantise this model ({type(error).__name__}: "
                 f"{first_line(error)})"

@@ -107,7 +107,7 @@ class Compiled(Eager):
     def check(self) -> None:
         try:
             torch.compile(nn.Linear(2, 2), dynamic=False)(torch.zeros(1, 2))
-        except Exception as error:
+        except Exception as error:  # compilers and linkers have errors of their own
             raise InputError(
                 f"torch.compile does not work here ({first_line(error)}); take runtime='torch', "
                 "or install what it names"

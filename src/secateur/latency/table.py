@@ -271,7 +271,7 @@ class LatencyTable:
         grid = Grid(tuple(map(tuple, axes)), ())
         try:
             timings = timer(call.operation, grid.points)
-        except Exception as error:
+        except Exception as error:  # what cannot be timed alone is listed
             self.skipped[call.operation.key] = f"{type(error).__name__}: {first_line(error)}"
             return
         ms = tuple(timing.median_ms for timing in timings)

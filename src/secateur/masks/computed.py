@@ -56,8 +56,8 @@ def _without(weight: Tensor, gone: Tensor) -> Tensor:
 
 def masked_of(module: nn.Module, leaf: str) -> Masked | None:
     """The masking parametrisation of a parametrised weight, if it has one."""
-    parts = module.parametrizations[leaf]  # type: ignore[union-attr, index]
-    return next((part for part in parts if isinstance(part, Masked)), None)  # type: ignore[union-attr]
+    parts = module.parametrizations[leaf]  # type: ignore[index]
+    return next((part for part in parts if isinstance(part, Masked)), None)
 
 
 def hook_of(module: nn.Module, leaf: str) -> MaskedAfterHook | None:
@@ -86,7 +86,7 @@ def mask_computed(module: nn.Module, leaf: str, gone: Tensor) -> None:
             # estimate moves each time that it is evaluated.
             part = Masked(gone)
             part.train(module.training)
-            module.parametrizations[leaf].append(part)  # type: ignore[union-attr, index, operator]
+            module.parametrizations[leaf].append(part)  # type: ignore[union-attr, index]
         else:
             part.gone = part.gone | gone
         return

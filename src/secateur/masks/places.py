@@ -61,7 +61,7 @@ def places(model: nn.Module) -> Iterator[Place]:
                 if tensor is not None:
                     yield Place(prefix + leaf, module, leaf, tensor)
         if parametrize.is_parametrized(module):
-            for leaf in module.parametrizations:  # type: ignore[union-attr]
+            for leaf in module.parametrizations:
                 yield Place(prefix + leaf, module, leaf, None)
         for leaf, value in module.__dict__.items():
             if isinstance(value, Tensor) and makers(module, leaf):

@@ -100,7 +100,7 @@ def finalize(model: nn.Module) -> None:
 def _unmask_computed(place: Place) -> None:
     module, leaf = place.module, place.leaf
     if parametrize.is_parametrized(module, leaf):
-        parts: Any = module.parametrizations[leaf]  # type: ignore[union-attr, index]
+        parts: Any = module.parametrizations[leaf]  # type: ignore[index]
         del parts[list(parts).index(masked_of(module, leaf))]
         return
     hook = hook_of(module, leaf)

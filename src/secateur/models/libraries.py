@@ -75,7 +75,7 @@ def _hf(name: str, pretrained: bool, given: Mapping[str, Any]) -> Loaded:
             trust_remote_code=False,
             **given,
         )
-    except Exception as error:
+    except Exception as error:  # a library's own errors, of any kind
         raise unusable(f"{name} cannot be built", error) from error
     kind = _built(name, lambda: _architecture(transformers, config))
     weights = not local or (path.is_dir() and any(folder.glob("*.safetensors")))
@@ -137,7 +137,7 @@ def _tokens(config: Any) -> torch.Tensor:
 def _built(name: str, build: Any) -> Any:
     try:
         return build()
-    except Exception as error:
+    except Exception as error:  # a library's own errors, of any kind
         raise unusable(f"{name} cannot be built", error) from error
 
 

@@ -172,7 +172,7 @@ def import_library(name: str, extra: str | None = None) -> ModuleType:
         raise MissingExtraError(
             f"this needs {error.name!r}, which is not installed: pip install '{install}'"
         ) from error
-    except Exception as error:
+    except Exception as error:  # an import runs a library's code
         raise unusable(f"{name} cannot be imported", error) from error
 
 
@@ -198,7 +198,7 @@ def _from_callable(spec: str, pretrained: bool, options: Mapping[str, Any]) -> L
     function = locate(spec, "model")
     try:
         value: Any = function(**options)
-    except Exception as error:
+    except Exception as error:  # the user's code may raise anything
         raise InputError(f"{spec} raised {type(error).__name__}: {error}") from error
     if isinstance(value, nn.Module):
         # The attribute is Lightning's way to tell.

@@ -60,7 +60,7 @@ def forward(model: nn.Module, stand_ins: Mapping[str, Tensor], inputs: Inputs) -
         return torch.func.functional_call(
             model, tensors, inputs.args, inputs.kwargs, tie_weights=False
         )
-    except Exception as error:
+    except Exception as error:  # the model's code may raise anything
         first = first_line(error)
         raise InputError(
             f"the model rejects a batch of data ({type(error).__name__}: {first}); "

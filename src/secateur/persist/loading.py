@@ -87,7 +87,7 @@ def load(model: AnyModule, path: str | os.PathLike[str], *, masked: bool = True)
             _copy_in(path, header, tensors, model)
     except SecateurError:
         raise
-    except Exception as error:
+    except Exception as error:  # a file of any other model, told as that
         raise PlanError(f"{path} does not fit this model: {error}") from error
     return model
 

@@ -32,7 +32,7 @@ def forward(model: nn.Module, inputs: Inputs, name: str = "the model") -> Any:
     """
     try:
         return model(*inputs.args, **inputs.kwargs)
-    except Exception as error:
+    except Exception as error:  # the model's code may raise anything
         first = first_line(error)
         if first.startswith("Expected more than 1 value per channel"):
             raise InputError(

@@ -87,7 +87,7 @@ def recalibrate_batchnorm(
                 "no batches to recalibrate batch norm on; pass at least one training batch "
                 "(an exhausted generator yields none twice)"
             )
-    except BaseException:
+    except BaseException:  # also when stopped
         for norm, saved in zip(norms, before, strict=True):
             _restore(norm, saved)
         raise

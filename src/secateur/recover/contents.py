@@ -51,7 +51,7 @@ def buffers_kept(model: nn.Module, unless: Callable[[], bool]) -> Iterator[None]
     before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         yield
-    except BaseException:
+    except BaseException:  # also when stopped
         if not unless():
             with torch.no_grad():
                 for buffer, value in before:

@@ -13,7 +13,7 @@ from secateur.inputs import evaluating
 from secateur.observing.batches import Loss, default_loss
 from secateur.ranks import ALONE, Ranks
 from secateur.recover.batches import count_hits, device_of, examples_in, forward
-from secateur.recover.spreading import own_rows
+from secateur.recover.rows import own_rows
 
 __all__ = ["Score", "Tally", "accuracy", "counted", "evaluate", "evaluate_together"]
 

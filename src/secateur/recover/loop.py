@@ -22,8 +22,8 @@ from secateur.recover.evaluate import Score, Tally, evaluate_together
 from secateur.recover.generators import Generators
 from secateur.recover.history import Epoch, History
 from secateur.recover.optimizers import Rates
+from secateur.recover.rows import alike
 from secateur.recover.settings import Settings
-from secateur.recover.spreading import alike
 from secateur.recover.stepping import Stepper, grouped
 from secateur.recover.stopping import Best
 from secateur.recover.teaching import Teaching
@@ -64,7 +64,8 @@ class Loop:
         self.history = History()
         self._stepper, self._rates, self._teaching = stepper, rates, teaching
         self._batches, self._loss, self._validation = batches, loss, validation
-        self._ranks = stepper.spread.ranks
+        self._spread = stepper.spread
+        self._ranks = self._spread.ranks
         self._progress = progress if self._ranks.leads else None
         self._done = 0
         self._per_epoch = 0
@@ -98,6 +99,7 @@ class Loop:
         try:
             with buffers_kept(self.model, unless=lambda: self._done > 0):
                 self._recalibrate()
+                self._spread.begin()
                 self._save(checkpoint)
                 self._epoch(1)
         except Exception:
@@ -136,6 +138,7 @@ class Loop:
                 self._progress(self._done, total, text)
         if not tally.count:
             raise InputError("no batches to train on; pass at least one training batch")
+        self._spread.collect()
         self._per_epoch = self._done // number
         rate = self._rates.first
         score = self._score(number)
@@ -179,7 +182,8 @@ class Loop:
 
     def _save(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:
-            self._ranks.leading("a checkpoint", lambda: checkpoint.save(self._state()))
+            optimizer = self._spread.state_of(self._stepper.engine)
+            self._ranks.leading("a checkpoint", lambda: checkpoint.save(self._state(optimizer)))
 
     def _finish(self) -> None:
         if self._best is not None:
@@ -190,10 +194,10 @@ class Loop:
             if self._validation is None:
                 self._recalibrate()
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, optimizer: dict[str, Any]) -> dict[str, Any]:
         return {
             "model": contents(self.model),
-            "optimizer": self._stepper.engine.state_dict(),
+            "optimizer": optimizer,
             "generators": self._generators.state(),
             "average": None if self._average is None else self._average.state(),
             "best": None if self._best is None else self._best.state(),
@@ -208,7 +212,11 @@ class Loop:
         self._done, self._per_epoch = state["done"], state["per_epoch"]
         self._stepper.steps = self._done
         fitting("model", lambda values: put_back(self.model, values), state["model"])
-        fitting("optimizer", self._stepper.engine.load_state_dict, state["optimizer"])
+        self._spread.begin()
+        engine = self._stepper.engine
+        fitting(
+            "optimizer", lambda values: self._spread.load_state(engine, values), state["optimizer"]
+        )
         if self._average is not None:
             self._average.load(state["average"])
         if self._best is not None:

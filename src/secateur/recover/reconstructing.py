@@ -151,7 +151,7 @@ def reconstruct(
         if recalibrate is not False:
             count = RECALIBRATION_BATCHES if recalibrate is True else int(recalibrate)
             recalibrate_batchnorm(model, again, max_batches=count)
-    except BaseException as error:
+    except BaseException as error:  # also when stopped
         for parameter, values in before:
             swap_data(parameter, values)
         if isinstance(error, CriterionError):

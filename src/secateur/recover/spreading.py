@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
 
-from secateur.inputs import Inputs, named_tensors, replace_tensors
+from secateur.errors import InputError
+from secateur.inputs import Inputs
 from secateur.observing.batches import read_batch
 from secateur.observing.standins import all_seeded
 from secateur.ranks import ALONE, Ranks
-from secateur.recover.sharing import OwnRows, rows_of, shares_of
+from secateur.recover.rows import Part, cut, size_of
+from secateur.recover.settings import Settings
+from secateur.recover.sharing import rows_of
 from secateur.recover.synced import SyncedBatchNorm
 
-__all__ = ["Part", "Spread", "alike", "examples_in_batch", "own_rows", "placed", "size_of"]
+if TYPE_CHECKING:
+    from secateur.recover.sharded import Sharded
 
-ADVICE = (
-    "give every process the same data, not a share of it (no DistributedSampler, no "
-    "accelerator.prepare): recover shares every batch out"
-)
+__all__ = ["Spread", "check_sharded", "placed"]
 
 
 class Spread:
@@ -55,7 +56,14 @@ class Spread:
         self.ranks, self.seed = ranks, seed
         self.network = model
         self._passes = 0
-        if ranks.size > 1:
+        self._shards: Sharded | None = None
+        if ranks.sharded:
+            # Slow to import, and not in every build of PyTorch.
+            from secateur.recover.sharded import Sharded
+
+            self._shards = Sharded(model, ranks)
+            self.network = self._shards.network
+        elif ranks.size > 1:
             handler = ranks.accelerator.ddp_handler
             options = {} if handler is None else handler.to_kwargs()
             # Buffers are equal everywhere: their statistics are over all rows.
@@ -76,7 +84,38 @@ class Spread:
         if self.ranks.size == 1:
             return inputs, targets, 1.0
         own, share = rows_of(size_of(inputs), self.ranks)
-        return *_cut(inputs, targets, own), share
+        return *cut(inputs, targets, own), share
+
+    def begin(self) -> None:
+        """Take the model as it is now, before the first step and after a checkpoint was read."""
+        if self._shards is not None:
+            self._shards.push()
+
+    def collect(self) -> None:
+        """Give the model what was trained, in every process."""
+        if self._shards is not None:
+            self._shards.pull()
+
+    def mask_gradients(self) -> None:
+        """Hold zeros before a step; masks of whole weights do so by themselves."""
+        if self._shards is not None:
+            self._shards.mask_gradients()
+
+    def mask_weights(self) -> None:
+        """Hold zeros after a step."""
+        if self._shards is not None:
+            self._shards.mask_weights()
+
+    def state_of(self, engine: torch.optim.Optimizer) -> dict[str, Any]:
+        """What a checkpoint holds of an optimizer; called in every process."""
+        return engine.state_dict() if self._shards is None else self._shards.whole_state(engine)
+
+    def load_state(self, engine: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Take it back."""
+        if self._shards is None:
+            engine.load_state_dict(state)
+        else:
+            self._shards.load_state(engine, state)
 
     @contextmanager
     def computing(self, share: float, *, last: bool, at: int) -> Iterator[None]:
@@ -97,7 +136,9 @@ class Spread:
         self._passes += 1
         draws = json.dumps([self.seed, at, self._passes, self.ranks.rank]).encode()
         with ExitStack() as stack:
-            if not last:
+            if self._shards is not None:
+                self._shards.network.set_requires_gradient_sync(last)
+            elif not last:
                 stack.enter_context(self.network.no_sync())  # type: ignore[operator]
             # What the data draw from stays the same in every process.
             seed = int.from_bytes(hashlib.sha256(draws).digest()[:4], "big")
@@ -108,116 +149,24 @@ class Spread:
             self._passes = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """Rows of a batch that the processes read in shares.
-
-    Attributes
-    ----------
-    rows : Any
-        A batch; never without a row.
-    own : int
-        How many of the rows count for this process.
-    total : int
-        How many there are in all processes.
-    """
-
-    rows: Any
-    own: int
-    total: int
-
-
-def own_rows(
-    batches: Iterable[Any], device: torch.device, ranks: Ranks
-) -> Iterator[tuple[Inputs, Any]]:
-    """Inputs and targets of this process's rows; batches with none for it are left out."""
-    for batch in shares_of(batches, ranks, 0) or batches:
-        if isinstance(batch, OwnRows):
-            if batch.count:
-                yield read_batch(batch.batch, device)
-            continue
-        inputs, targets = read_batch(batch, device)
-        if ranks.size > 1:
-            own, share = rows_of(size_of(inputs), ranks)
-            if not share:
-                continue
-            inputs, targets = _cut(inputs, targets, own)
-        yield inputs, targets
-
-
-def _cut(inputs: Inputs, targets: Any, rows: slice) -> tuple[Inputs, Any]:
-    """Rows of every tensor that has one for each example."""
-    total = size_of(inputs)
-
-    def part(name: str, tensor: Tensor) -> Tensor:
-        return tensor[rows] if tensor.ndim and len(tensor) == total else tensor
-
-    return inputs.replaced(part), replace_tensors(targets, part, "targets")
-
-
-def size_of(inputs: Inputs) -> int:
-    """Examples in a batch: the first dimension of its first input."""
-    for _, tensor in named_tensors((inputs.args, inputs.kwargs)):
-        if tensor.ndim:
-            return len(tensor)
-    return 1
-
-
-def examples_in_batch(batch: Any) -> int:
-    """Examples in a batch, in all processes together."""
-    return batch.total if isinstance(batch, Part) else size_of(read_batch(batch)[0])
-
-
-def alike(batches: Iterable[Any], ranks: Ranks, seed: int = 0) -> Iterator[Any]:
-    """Batches, which have to be the same ones in every process, or this one's rows of them.
-
-    What batches they are is compared at every step, before anything is computed, and the contents
-    of the first, which is read whole.
-
-    Parameters
-    ----------
-    batches : iterable
-    ranks : Ranks
-    seed : int
-        Of what a data set draws for the rows of this process.
+def check_sharded(model: nn.Module, settings: Settings, features: bool) -> None:
+    """Refuse what needs the whole model between two steps.
 
     Raises
     ------
     InputError
-        In every process, where one has others.
     """
-    if ranks.size == 1:
-        yield from batches
-        return
-    stream, number = iter(shares_of(batches, ranks, seed) or batches), 0
-    while True:
-        with ranks.joined("reading a batch"):
-            batch = next(stream, None)
-            described = "none" if batch is None else _described(batch, contents=not number)
-        number += 1
-        count = batch.count if isinstance(batch, OwnRows) else 0
-        counts = ranks.same(f"batch {number}", described, ADVICE, note=count)
-        if batch is None:
-            return
-        if not isinstance(batch, OwnRows):
-            yield batch
-        elif sum(counts):
-            yield Part(batch.batch, batch.count, sum(counts))
-
-
-def _described(batch: Any, *, contents: bool) -> str:
-    if isinstance(batch, OwnRows):
-        shape = "" if batch.batch is None else f" of {list(batch.batch[0].shape[1:])}"
-        return f"examples {batch.of}{shape}"
-    inputs, targets = read_batch(batch)
-    text = f"{size_of(inputs)} examples"
-    if not contents:
-        return text
-    digest = hashlib.sha256()
-    for _, tensor in named_tensors(((inputs.args, inputs.kwargs), targets)):
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy().data)
-    return f"{text} ({digest.hexdigest()[:8]})"
+    reason = ""
+    if settings.ema is not None:
+        reason = "ema= averages whole weights after every step"
+    elif features:
+        reason = "feature distillation watches modules of the whole model"
+    elif isinstance(settings.optimizer, torch.optim.Optimizer):
+        reason = "an optimizer of your own holds the whole weights; name one, such as 'adamw'"
+    elif any(map(parametrize.is_parametrized, model.modules())):
+        reason = "computed weights, such as those of weight norm, are not held in shards"
+    if reason:
+        raise InputError(f"{reason}: under FSDP train without it, or launch with --multi_gpu")
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from secateur.inputs import Inputs
 from secateur.observing.batches import Loss, batch_loss
 from secateur.recover.batches import device_of, forward
 from secateur.recover.evaluate import Tally, counted
+from secateur.recover.rows import examples_in_batch
 from secateur.recover.settings import Settings
-from secateur.recover.spreading import Spread, examples_in_batch
+from secateur.recover.spreading import Spread
 from secateur.recover.teaching import Teaching
 
 __all__ = ["Stepper", "grouped"]
@@ -66,9 +67,11 @@ class Stepper:
         sizes = [examples_in_batch(batch) for batch in batches] if len(batches) > 1 else [1]
         for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), 1):
             self._backward(batch, size / sum(sizes), tally, last=number == len(batches))
+        self.spread.mask_gradients()
         if self.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+            nn.utils.clip_grad_norm_(self.spread.network.parameters(), self.settings.clip_norm)
         self.engine.step()
+        self.spread.mask_weights()
         self.steps += 1
         if self._teaching is not None:
             self._teaching.step()

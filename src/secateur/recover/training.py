@@ -23,7 +23,7 @@ from secateur.recover.history import History
 from secateur.recover.loop import Loop, Progress
 from secateur.recover.optimizers import Rates, make_optimizer
 from secateur.recover.settings import Settings
-from secateur.recover.spreading import Spread, placed
+from secateur.recover.spreading import Spread, check_sharded, placed
 from secateur.recover.stepping import Stepper
 from secateur.recover.teaching import Teaching
 
@@ -141,7 +141,8 @@ def recover(
         started this one among; False trains in this one alone. Every process makes the same call
         with the same data, and computes its rows of every batch: a step is that of one process
         with the same batches, but for rounding and dropout. The first process alone writes
-        checkpoints and tells progress.
+        checkpoints and tells progress. Launched for FSDP, steps run on shards of weights,
+        gradients and moments; without ``ema``, features and an optimizer of your own.
 
     Returns
     -------
@@ -154,7 +155,7 @@ def recover(
         When nothing can be trained, there are no batches, an argument is out of range, the
         model rejects a batch, the teacher does not fit the model, the checkpoint is of another
         run or cannot be written, or the loss is not finite. Until the first step, the model is
-        as it was; afterwards its weights are those of the last step.
+        as it was; afterwards its weights are those of the last step, in shards of the last epoch.
     RankError
         When another process failed.
     UnknownNameError
@@ -194,6 +195,8 @@ def recover(
                 teaching = Teaching(model, teacher, as_distillation(distill))
             elif distill is not None:
                 raise InputError("distill needs teacher=, the model to learn from")
+            if ranks.sharded:
+                check_sharded(model, settings, teaching is not None and bool(teaching.features))
             about = {}
             if ranks.size > 1 or checkpoint is not None:
                 about = _about(model, settings, loss, train_batches, validation, teaching)
@@ -204,13 +207,15 @@ def recover(
         if ranks.size > 1:
             for what, value in {**about, "weights": fingerprint(model)[:16]}.items():
                 ranks.same(what, value, "make the same call in every process")
-        rates = Rates(engine, schedule, warmup)
         if teaching is not None:
             stack.enter_context(teaching.ready())
         stack.enter_context(_training(model, seed))
         stack.enter_context(channels_last_inside(model, channels_last))
-        stack.enter_context(rates.restored())
         spread = Spread(model, ranks, seed)
+        if ranks.sharded:
+            engine = make_optimizer(spread.network, settings)
+        rates = Rates(engine, schedule, warmup)
+        stack.enter_context(rates.restored())
         stepper = Stepper(model, loss, engine, settings, teaching, spread)
         loop = Loop(stepper, rates, train_batches, loss, validation, teaching, progress)
         history = loop.run(kept)

@@ -49,14 +49,14 @@ def capture(model: nn.Module, inputs: Inputs, free: bool) -> torch.export.Export
     shapes = torch.export.ShapesCollection()
     for tensor in _tensors(inputs):
         if tensor.dim() and tensor.shape[0] > 1 and free:
-            shapes[tensor] = {0: torch.export.Dim.AUTO}  # type: ignore[attr-defined]
+            shapes[tensor] = {0: torch.export.Dim.AUTO}
     given: Any = shapes.dynamic_shapes(model, inputs.args, inputs.kwargs) if free else None
     try:
         with quiet():
             return torch.export.export(
                 model, inputs.args, inputs.kwargs, dynamic_shapes=given, strict=False
             )
-    except Exception as error:
+    except Exception as error:  # torch.export raises what its passes raise
         raise InputError(
             f"torch.export cannot capture the model ({type(error).__name__}: "
             f"{first_line(error)}); form='python' does not need it"

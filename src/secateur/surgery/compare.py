@@ -41,7 +41,7 @@ class Runner(Recorder):
         dense = self.dense[at]
         try:
             result = super().execute(node, func, args, kwargs)
-        except Exception as error:
+        except Exception as error:  # the model's operations may raise anything
             raise Stop(at, first_line(error), called=sizes_in(node.args)) from error
         flat = result if isinstance(result, (tuple, list)) else (result,)
         found = [tuple(t.shape) for t in flat if isinstance(t, Tensor)]

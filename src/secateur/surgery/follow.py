@@ -99,7 +99,7 @@ class Follower:
                 return forward(*args, **kwargs), None
             except Stop as stop:
                 return None, stop
-            except Exception as error:
+            except Exception as error:  # the model's code may raise anything
                 return None, Stop(runner.position, first_line(error))
 
         output, stop = again()

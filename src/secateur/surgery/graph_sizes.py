@@ -70,7 +70,7 @@ def sizes_of_nodes(
         if node.op != "call_function":
             continue
         if node.target is check_inputs:
-            key = str(node.args[2].target)  # type: ignore[union-attr]
+            key = str(node.args[2].target)
             inputs = rule.inputs(node.args[0], getattr(form, key))
             if inputs != getattr(form, key):
                 found[key] = inputs

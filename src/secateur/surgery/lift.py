@@ -103,7 +103,7 @@ def _lift_mode(model: nn.Module, source: fx.GraphModule, node: fx.Node) -> None:
         node.update_arg(flag, training)
         counted = isinstance(owner, _NormBase) and owner.num_batches_tracked is not None
         if op == "batch_norm" and counted and hasattr(holder, "num_batches_tracked"):
-            holder.momentum = owner.momentum  # type: ignore[assignment]
+            holder.momentum = owner.momentum
             batches = source.graph.create_node("get_attr", f"{where}num_batches_tracked")
             momentum = source.graph.create_node("get_attr", f"{where}momentum")
             call = source.graph.call_function(count_batch, (training, batches, momentum))

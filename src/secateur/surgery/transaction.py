@@ -101,6 +101,6 @@ def transaction(model: nn.Module) -> Iterator[Snapshot]:
     snapshot = Snapshot(model)
     try:
         yield snapshot
-    except BaseException:
+    except BaseException:  # also when stopped
         snapshot.restore()
         raise

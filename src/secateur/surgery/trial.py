@@ -63,7 +63,7 @@ def attempt(
                 model(*inputs.args, **inputs.kwargs)
             except Stop as stop:
                 return follower.result(stop)
-            except Exception as error:
+            except Exception as error:  # the model's code may raise anything
                 return follower.result(Stop(runner.position, first_line(error)))
         return follower.result(None)
     finally:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from secateur.allocation import Curve, Sensitivity
 from secateur.errors import InputError
-from secateur.report.figures.theme import Palette, canvas, palette_of
+from secateur.report.figures.theme import Palette, palette_of, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,27 +61,24 @@ def sensitivity(
     shown = [curve for curve in curves if curve in worst]
     colours = palette_of(theme)
     columns = min(len(shown), 4 if width > 6 else 2)
-    lines = math.ceil(len(shown) / columns)
-    with canvas(
+    with panels(
+        len(shown),
+        columns,
         width,
-        0.3 + 1.35 * lines,
+        1.35,
         colours,
+        above=0.3,
         gaps=(0.05, 0.05),
-        nrows=lines,
-        ncols=columns,
-        squeeze=False,
         sharex=True,
         sharey=True,
-    ) as (figure, grid):
-        for number, (axes, curve) in enumerate(zip(grid.flat, shown, strict=False)):
+    ) as (figure, every):
+        for number, (axes, curve) in enumerate(zip(every, shown, strict=True)):
             for other in shown:
                 _line(axes, other, colours.line, 0.8)
             _line(axes, curve, colours.after, 1.8, marked=True)
             _frame(axes, curve, colours)
             # The axes below it are not there: the scale stands here.
             axes.tick_params(labelbottom=number + columns >= len(shown))
-        for axes in list(grid.flat)[len(shown) :]:
-            axes.set_visible(False)
         figure.supxlabel("share of its units that went", fontsize=9, color=colours.muted)
         figure.supylabel("drop", fontsize=9, color=colours.muted)
         return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from secateur.errors import InputError
 from secateur.report.collect import weight_histograms
 from secateur.report.content import Histogram
-from secateur.report.figures.theme import Palette, canvas, palette_of
+from secateur.report.figures.theme import Palette, palette_of, panels
 from secateur.report.numbers import percent
 
 if TYPE_CHECKING:
@@ -84,16 +83,13 @@ def draw_histograms(
     """Small multiples: before as an outline, after as a filled shape, numbers of weights."""
     colours = palette_of(theme)
     columns = min(len(histograms), 4 if width > 6 else 2)
-    lines = math.ceil(len(histograms) / columns)
-    size = (width, 0.25 + 1.45 * lines)
-    with canvas(*size, colours, gaps=(0.06, 0.08), nrows=lines, ncols=columns, squeeze=False) as (
+    count = len(histograms)
+    with panels(count, columns, width, 1.45, colours, above=0.25, gaps=(0.06, 0.08)) as (
         figure,
-        grid,
+        every,
     ):
-        for axes, each in zip(grid.flat, histograms, strict=False):
+        for axes, each in zip(every, histograms, strict=True):
             _one(axes, each, colours)
-        for axes in list(grid.flat)[len(histograms) :]:
-            axes.set_visible(False)
         return figure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from secateur.errors import UnknownNameError, require, suggestion
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["THEMES", "Palette", "canvas", "palette_of", "svg"]
+__all__ = ["THEMES", "Palette", "canvas", "palette_of", "panels", "svg"]
 
 TICKS = 8.0
 
@@ -128,6 +129,42 @@ def canvas(
                 length=0,
             )
         yield figure, axes
+
+
+@contextlib.contextmanager
+def panels(
+    count: int,
+    columns: int,
+    width: float,
+    row: float,
+    colours: Palette,
+    *,
+    above: float = 0.0,
+    gaps: tuple[float, float] = (0.02, 0.04),
+    **options: Any,
+) -> Iterator[tuple[Figure, list[Any]]]:
+    """Open a figure with so many axes, row by row; options as for ``Figure.subplots``.
+
+    Parameters
+    ----------
+    count, columns : int
+    width, row, above : float
+        Inches: of the figure, of a row of it, and of what is not part of any row.
+    """
+    lines = math.ceil(count / columns)
+    with canvas(
+        width,
+        above + row * lines,
+        colours,
+        gaps=gaps,
+        nrows=lines,
+        ncols=columns,
+        squeeze=False,
+        **options,
+    ) as (figure, grid):
+        for axes in grid.flat[count:]:
+            axes.set_visible(False)
+        yield figure, list(grid.flat[:count])
 
 
 def svg(figure: Figure, name: str) -> str:

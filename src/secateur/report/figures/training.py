@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.errors import InputError, require
 from secateur.recover import Epoch, History
-from secateur.report.figures.theme import Palette, canvas, palette_of
+from secateur.report.figures.theme import Palette, palette_of, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,19 +56,12 @@ def training(
     if not runs:
         raise InputError("there is nothing to draw: no training has an epoch")
     scored = any(epoch.accuracy is not None for _, run in runs for epoch in run)
-    beside, panels = width > 6, 2 if scored else 1
-    with canvas(
-        width,
-        2.7 * (1 if beside else panels),
-        colours,
-        gaps=(0.1, 0.06),
-        nrows=1 if beside else panels,
-        ncols=panels if beside else 1,
-        squeeze=False,
-    ) as (figure, grid):
+    fields = ("loss", "accuracy") if scored else ("loss",)
+    columns = len(fields) if width > 6 else 1
+    with panels(len(fields), columns, width, 2.7, colours, gaps=(0.1, 0.06)) as (figure, every):
         start = 0
         for index, (name, history) in enumerate(runs):
-            for axes, field in zip(grid.flat, ("loss", "accuracy"), strict=False):
+            for axes, field in zip(every, fields, strict=True):
                 _run(axes, field, history, start, colours)
                 if index:
                     axes.axvline(start + 0.5, color=colours.line, linewidth=1)
@@ -81,14 +74,14 @@ def training(
                     color=colours.muted,
                 )
             start += len(history)
-        for axes, label in zip(grid.flat, ("loss", "accuracy, %"), strict=False):
+        for axes, label in zip(every, ("loss", "accuracy, %"), strict=False):
             axes.set_xlim(0.5, start + 0.5)
             axes.set_xlabel("epoch")
             axes.set_ylabel(label)
             axes.yaxis.grid(True)
             axes.spines["left"].set_visible(False)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        _scale_loss(grid.flat[0], [epoch for _, history in runs for epoch in history])
+        _scale_loss(every[0], [epoch for _, history in runs for epoch in history])
         return figure
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from secateur.errors import InputError
 from secateur.report.collect import layer_widths
 from secateur.report.content import Width
-from secateur.report.figures.theme import Palette, canvas, palette_of
+from secateur.report.figures.theme import Palette, palette_of, panels
 from secateur.report.numbers import count, short
 
 if TYPE_CHECKING:
@@ -73,21 +73,14 @@ def draw_layers(
         lost = sorted(shown, key=lambda each: (each.after / each.before, _kept(each)))[:most]
         chosen = {each.layer for each in lost}
         shown = [each for each in shown if each.layer in chosen]
-    panels = [("output channels", [(each.before, each.after) for each in shown])]
+    sides = [("output channels", [(each.before, each.after) for each in shown])]
     if any(each.weights_before for each in shown):
-        panels.append(("weights", [(each.weights_before, each.weights_after) for each in shown]))
+        sides.append(("weights", [(each.weights_before, each.weights_after) for each in shown]))
     height = 0.5 + 0.235 * len(shown)
-    beside = width > SIDE_BY_SIDE and len(panels) > 1
-    with canvas(
-        width,
-        height * (1 if beside else len(panels)),
-        colours,
-        gaps=(0.04, 0.06),
-        nrows=1 if beside else len(panels),
-        ncols=len(panels) if beside else 1,
-        squeeze=False,
-    ) as (figure, grid):
-        for number, (axes, (label, pairs)) in enumerate(zip(grid.flat, panels, strict=True)):
+    beside = width > SIDE_BY_SIDE and len(sides) > 1
+    columns = len(sides) if beside else 1
+    with panels(len(sides), columns, width, height, colours, gaps=(0.04, 0.06)) as (figure, every):
+        for number, (axes, (label, pairs)) in enumerate(zip(every, sides, strict=True)):
             _bars(axes, pairs, label, colours)
             names = [each.layer for each in shown]
             axes.set_yticks(range(len(shown)), [""] * len(shown) if beside and number else names)
