@@ -88,6 +88,7 @@ bench: $(BENCH)
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.nm_masks
+	$(BIN)/python -m benchmarks.sparse_kernels
 	$(BIN)/python -m benchmarks.global_magnitude
 	$(BIN)/python -m benchmarks.recovery_overhead
 

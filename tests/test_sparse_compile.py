@@ -16,6 +16,7 @@ import secateur as sc
 from secateur.errors import InputError
 from secateur.sparse import candidates as ways
 from secateur.sparse import choices, compiling, dense
+from secateur.sparse.activations import ACTIVATIONS
 from secateur.sparse.layer import SparseLayer
 
 
@@ -103,7 +104,7 @@ def test_the_fastest_way_is_taken_and_explained(
     assert why["head"] == "3.00 times as fast as dense"
     # A layer that is called twice counts twice.
     assert compiled.choices[3].medians_ms["dense"] == 6.0
-    assert asked == [(2, 8, 12, 12), (2, 16), (2, 16)]
+    assert asked == [(2, 3, 12, 12), (2, 8, 12, 12), (2, 16, 6, 6), (2, 16), (2, 16)]
     with torch.no_grad():
         torch.testing.assert_close(compiled.model(IMAGES), net(IMAGES), atol=1e-5, rtol=1e-5)
     assert compiled.error < 1e-5 and compiled.gain == 2.0
@@ -194,7 +195,7 @@ def test_timings_are_kept_by_size_and_pattern(net: Net, clock: Callable, tmp_pat
         sc.sparse.compile(net, IMAGES, cache=path, verbose=False)
         return len(asked)
 
-    assert compile_again() == 3
+    assert compile_again() == 5
     assert compile_again() == 0
     with torch.no_grad():
         net.second.weight.mul_(2)
@@ -203,9 +204,9 @@ def test_timings_are_kept_by_size_and_pattern(net: Net, clock: Callable, tmp_pat
         net.second.weight[0, 0, 0, 0] = 1 - (net.second.weight[0, 0, 0, 0] != 0).float()
     assert compile_again() == 1
     path.write_text("{ damaged")
-    assert compile_again() == 3
+    assert compile_again() == 5
     path.write_text(json.dumps({"a": [1]}))
-    assert compile_again() == 3
+    assert compile_again() == 5
 
 
 def test_threads_are_part_of_the_conditions(net: Net, clock: Callable, tmp_path: Path) -> None:
@@ -217,7 +218,7 @@ def test_threads_are_part_of_the_conditions(net: Net, clock: Callable, tmp_path:
             sc.sparse.compile(net, IMAGES, cache=tmp_path / "times.json", verbose=False)
     finally:
         torch.set_num_threads(before)
-    assert len(asked) == 6
+    assert len(asked) == 10
 
 
 def test_a_weight_that_changed_afterwards_is_noticed(net: Net, clock: Callable) -> None:
@@ -285,6 +286,20 @@ def test_norms_and_activations_are_computed_along(clock: Callable) -> None:
     assert type(model[1]) is nn.BatchNorm2d and model[0].bias is None
 
 
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("layer", [nn.Linear(24, 40), nn.Conv2d(6, 8, 3, 2, 1)], ids=str)
+def test_prepacked_layers_compute_activations_along(layer: nn.Module, activation: str) -> None:
+    if not dense.can_prepack():
+        pytest.skip("no oneDNN here")
+    x = 3 * torch.randn(5, 24) if isinstance(layer, nn.Linear) else 3 * torch.randn(2, 6, 9, 8)
+    packed = dense.Prepacked(layer)
+    packed.compute_along(activation)
+    with torch.no_grad():
+        expected = ACTIVATIONS[activation][0](layer(x))
+        torch.testing.assert_close(packed(x), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(packed(x), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_refusals(net: Net) -> None:
     with pytest.raises(InputError, match="dtypes"):
         sc.sparse.compile(net, IMAGES, dtypes=("float32", "int8"), cache=False, verbose=False)
@@ -294,5 +309,7 @@ def test_refusals(net: Net) -> None:
         sc.sparse.compile(net, torch.randn(2, 5, 12, 12), cache=False)
     hooked = copy.deepcopy(net)
     hooked.head.register_forward_hook(lambda *_: None)
-    assert ways.why_not(hooked.head) == "it has hooks"
-    assert ways.why_not(net.head.double()) == "it is in float64"
+    assert ways.fixed(hooked.head) == "it has hooks"
+    assert ways.fixed(net.head.double()) == "it is in float64"
+    assert ways.fixed(nn.Conv2d(1, 1, 3, 1, 1, padding_mode="circular")) == "it pads by 'circular'"
+    assert ways.why_not(nn.Conv2d(1, 1, 40, 40)) == "its stride is over 32"

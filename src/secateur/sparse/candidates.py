@@ -18,7 +18,7 @@ from secateur.sparse.library import library
 from secateur.sparse.linear import SparseLinear
 from secateur.sparse.products import output_size
 
-__all__ = ["DENSE", "DTYPES", "Layer", "TorchCsr", "candidates", "is_dense", "why_not"]
+__all__ = ["DENSE", "DTYPES", "Layer", "TorchCsr", "candidates", "fixed", "is_dense", "why_not"]
 
 Layer: TypeAlias = "nn.Linear | nn.Conv2d"
 Maker: TypeAlias = Callable[[Any], nn.Module]
@@ -60,27 +60,31 @@ def _sparse(layer: Layer, height: int) -> SparseLinear | SparseConv2d:
     return SparseConv2d.from_dense(layer, height)
 
 
+def fixed(layer: Layer) -> str | None:
+    """Why a layer runs as it is, without being timed; None where there is a choice."""
+    if layer.weight.dtype != torch.float32:
+        return f"it is in {str(layer.weight.dtype).removeprefix('torch.')}"
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+        return "it has hooks"
+    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+        return f"it pads by {layer.padding_mode!r}"
+    return None
+
+
 def why_not(layer: Layer) -> str | None:
-    """Why a layer stays dense without being timed; None where it may be sparse.
+    """Why a layer stays dense; None where it may be sparse.
 
     Examples
     --------
     >>> why_not(nn.Linear(8, 8))
     '0 % of the weights are zero'
     """
-    weight = layer.weight
-    if weight.dtype != torch.float32:
-        return f"it is in {str(weight.dtype).removeprefix('torch.')}"
-    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
-        return "it has hooks"
     if isinstance(layer, nn.Conv2d):
-        if layer.padding_mode != "zeros":
-            return f"it pads by {layer.padding_mode!r}"
         if max(layer.stride) > LARGEST_STRIDE:
             return f"its stride is over {LARGEST_STRIDE}"
         if layer.groups == layer.in_channels > 1:
             return "it is depthwise"
-    zeros = float((weight == 0).float().mean())
+    zeros = float((layer.weight == 0).float().mean())
     if zeros < LEAST_ZEROS:
         return f"{zeros:.0%} of the weights are zero".replace("%", " %")
     return None
@@ -92,7 +96,7 @@ def candidates(layer: Layer, dtypes: Collection[str] = ("float32",)) -> dict[str
     Parameters
     ----------
     layer : torch.nn.Linear or torch.nn.Conv2d
-        For which `why_not` knows no reason.
+        For which `fixed` knows no reason; sparse ways only where `why_not` knows none either.
     dtypes : collection of str, default ("float32",)
         What may be computed in: with ``"bfloat16"`` among them, dense layers in bfloat16 as well.
 
@@ -113,6 +117,8 @@ def candidates(layer: Layer, dtypes: Collection[str] = ("float32",)) -> dict[str
         found["dense, prepacked"] = Prepacked
     if "bfloat16" in dtypes:
         found["dense, bfloat16"] = BFloat16
+    if why_not(layer):
+        return found
     found["sparse, torch CSR"] = TorchCsr
     if library() is not None:
         for height in _heights(layer):

@@ -121,6 +121,8 @@ def choose(medians: dict[str, float], least_gain: float) -> tuple[str, str]:
     dense = _fastest([name for name in medians if is_dense(name)], medians)
     if medians[DENSE] < WORTH_ANOTHER_LAYOUT * medians[dense]:
         dense = DENSE
+    if all(is_dense(name) for name in medians):
+        return dense, ""
     sparse = _fastest([name for name in medians if not is_dense(name)], medians)
     gain = medians[dense] / medians[sparse]
     if gain >= least_gain:

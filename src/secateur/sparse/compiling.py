@@ -17,8 +17,9 @@ from secateur.errors import InputError
 from secateur.inputs import ExampleInputs, Inputs, as_inputs, in_eval_mode, named_tensors, run
 from secateur.profiling.latency import interleave
 from secateur.sparse.activations import name_of
-from secateur.sparse.candidates import DENSE, Layer, Maker, candidates, why_not
+from secateur.sparse.candidates import DENSE, Layer, Maker, candidates, fixed, why_not
 from secateur.sparse.choices import Choice, Compiled, choose
+from secateur.sparse.dense import Prepacked
 from secateur.sparse.fusing import Fusion, fold, replace, watch
 from secateur.sparse.layer import SparseLayer
 from secateur.sparse.records import Records
@@ -45,8 +46,9 @@ def compile(
 ) -> Compiled:
     """Let every linear layer and convolution run in the way that is fastest here.
 
-    Each layer with enough zeros is timed on inputs of the sizes that it gets: dense, dense in other
-    layouts, through torch's CSR, and through the sparse kernels with vectors of 1, 4, 8 and 16.
+    Each layer is timed on inputs of the sizes that it gets: dense, dense in other layouts, and,
+    where it has enough zeros, through torch's CSR and the sparse kernels with vectors of 1, 4, 8
+    and 16.
     The candidates take turns; medians count. A layer becomes sparse only where that beats the best
     dense way. Batch norms go into the convolutions before them, and sparse layers compute the
     activation behind them along, where nothing else reads what is between. At the end the whole
@@ -117,9 +119,9 @@ def compile(
             fusion = watched.fusions.get(name, Fusion())
             if isinstance(made, SparseLayer):
                 made.watch(originals[name].get_parameter("weight"), name)
-                if fusion.activation:
-                    made.compute_along(name_of(copied.get_submodule(fusion.activation)) or "none")
-                    replace(copied, fusion.activation)
+            if fusion.activation and isinstance(made, (SparseLayer, Prepacked)):
+                made.compute_along(name_of(copied.get_submodule(fusion.activation)) or "none")
+                replace(copied, fusion.activation)
             if made is not layer:
                 replaced[name] = made
             choices.append(dataclasses.replace(choice, along=_along(fusion, made)))
@@ -147,7 +149,7 @@ def _decide(
     records: Records,
 ) -> tuple[Choice, nn.Module]:
     zeros = float((layer.weight == 0).float().mean())
-    reason = why_not(layer) or (None if calls else "the example inputs do not reach it")
+    reason = fixed(layer) or (None if calls else "the example inputs do not reach it")
     if reason:
         return Choice(name, DENSE, reason, zeros), layer
     makers = candidates(layer, dtypes)
@@ -161,12 +163,12 @@ def _decide(
                 medians[candidate] += times * median
         records.add(key, medians)
     chosen, why = choose(medians, least_gain)
-    return Choice(name, chosen, why, zeros, medians), makers[chosen](layer)
+    return Choice(name, chosen, why_not(layer) or why, zeros, medians), makers[chosen](layer)
 
 
 def _along(fusion: Fusion, made: nn.Module) -> tuple[str, ...]:
     """What is computed along with a layer, in words."""
-    activation = made.activation if isinstance(made, SparseLayer) else "none"
+    activation = getattr(made, "activation", "none")
     norm = ("batch norm",) if fusion.norm else ()
     return norm if activation == "none" else (*norm, activation)
 

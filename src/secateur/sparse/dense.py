@@ -8,7 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secateur.sparse import activations
+
 __all__ = ["BFloat16", "ChannelsLast", "Prepacked", "can_prepack"]
+
+# How oneDNN's operators are told to compute an activation along.
+ALONG: dict[str, tuple[str, list[float], str]] = {
+    "none": ("none", [], ""),
+    "relu": ("relu", [], ""),
+    "relu6": ("hardtanh", [0.0, 6.0], ""),
+    "hardswish": ("hardswish", [], ""),
+    "silu": ("swish", [], ""),
+    "gelu": ("gelu", [], "none"),
+    "gelu_tanh": ("gelu", [], "tanh"),
+}
 
 
 def can_prepack() -> bool:
@@ -73,8 +86,13 @@ class Prepacked(Wrapped):
 
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
         super().__init__(layer)
+        self.activation = "none"
         self._packed: Any = None
         self._size: tuple[int, ...] | None = None
+
+    def compute_along(self, activation: str) -> None:
+        """Compute an activation as well from now on."""
+        self.activation = activation
 
     def __getstate__(self) -> dict[str, Any]:
         # What oneDNN packed cannot be copied; it is packed anew.
@@ -84,7 +102,7 @@ class Prepacked(Wrapped):
         """What the layer computes; gradients go the ordinary way."""
         layer = self.layer
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return layer(x)
+            return activations.apply(layer(x), activations.code_of(self.activation))
         if isinstance(layer, nn.Linear):
             return self._linear(layer, x)
         return self._convolution(layer, x)
@@ -92,12 +110,13 @@ class Prepacked(Wrapped):
     def _linear(self, layer: nn.Linear, x: Tensor) -> Tensor:
         if self._stale() or self._packed is None:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, layer.bias, "none", [], "")
+        along = ALONG[self.activation]
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, layer.bias, *along)
 
     def _convolution(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
         left, right, top, bottom = layer._reversed_padding_repeated_twice
         if left != right or top != bottom:
-            return layer(x)
+            return activations.apply(layer(x), activations.code_of(self.activation))
         padding = (top, left)
         geometry = (padding, layer.stride, layer.dilation, layer.groups)
         if self._stale() or self._packed is None or self._size != tuple(x.shape):
@@ -106,7 +125,7 @@ class Prepacked(Wrapped):
             )
             self._size = tuple(x.shape)
         made = torch.ops.mkldnn._convolution_pointwise(
-            x, self._packed, layer.bias, *geometry, "none", [], ""
+            x, self._packed, layer.bias, *geometry, *ALONG[self.activation]
         )
         return made.contiguous()
 
