@@ -53,7 +53,7 @@ $(DEMO): $(TORCH) $(PINS)
 # them could exchange torch for another build.
 $(DEV): $(DEMO)
 	$(PIP) --editable ".[demo,search,hf,ray,amc,openvino,dev]"
-	$(PIP) --no-deps torchvision timm lightning lightning-utilities torchmetrics
+	$(PIP) --no-deps torchvision timm lightning lightning-utilities torchmetrics torchao
 	@touch $@
 
 $(BENCH): $(DEV)
@@ -89,6 +89,7 @@ bench: $(BENCH)
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.nm_masks
 	$(BIN)/python -m benchmarks.sparse_kernels
+	$(BIN)/python -m benchmarks.sparse_files
 	$(BIN)/python -m benchmarks.global_magnitude
 	$(BIN)/python -m benchmarks.recovery_overhead
 

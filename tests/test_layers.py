@@ -29,7 +29,7 @@ selection recover models
 data
 sparsity
 attached
-regularizers schedules sharing
+regularizers schedules sharing quantization
 callbacks
 request result
 refit choose scan

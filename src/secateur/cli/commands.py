@@ -80,7 +80,16 @@ def profile(
 
 def export(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The ONNX file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file.")],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="onnx, openvino, torch, aoti, executorch or tensorrt; what the file's name ends "
+            "in says by default.",
+        ),
+    ] = None,
     weights: Weights = None,
     pretrained: Pretrained = False,
     input_shape: InputShapes = None,
@@ -89,11 +98,11 @@ def export(
     ] = True,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; PyTorch's choice.")] = None,
     check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Compare with ONNX Runtime.")
+        bool, typer.Option("--check/--no-check", help="Compare what the runtime computes.")
     ] = True,
     seed: Seed = 0,
 ) -> None:
-    """Export a model, pruned or not, to ONNX and check it against ONNX Runtime."""
+    """Export a model, pruned or not, for a runtime, and check what it computes there."""
     import warnings
 
     console, progress = consoles()
@@ -105,7 +114,15 @@ def export(
 
     with progress.status("exporting"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        written = run(net, inputs, out, dynamic_batch=dynamic_batch, opset=opset, check=check)
+        written = run(
+            net,
+            inputs,
+            out,
+            target=target,
+            dynamic_batch=dynamic_batch,
+            opset=opset,
+            check=check,
+        )
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             progress.print(f"[yellow]note:[/] {' '.join(str(warning.message).split())}")
@@ -114,13 +131,16 @@ def export(
     checked = (
         "not checked"
         if written.error is None
-        else f"ONNX Runtime differs by {written.error:.2g} of the largest output"
+        else f"the runtime differs by {written.error:.2g} of the largest output"
     )
+    version = "" if written.opset is None else f"opset {written.opset}, "
     console.print(
-        f"exported: [bold]{written.path}[/] ({written.size:,} bytes, opset {written.opset}, "
+        f"exported: [bold]{written.path}[/] ({written.size:,} bytes, {version}"
         f"{'free' if written.dynamic else 'fixed'} batch size; {checked})",
         soft_wrap=True,
     )
+    if written.command is not None:
+        console.print(f"elsewhere: {written.command}", soft_wrap=True, markup=False)
 
 
 def version() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from secateur.errors import ExportError, first_line, require
 
-__all__ = ["OnnxSession", "allowed", "difference"]
+__all__ = ["OnnxSession", "allowed", "difference", "random_like", "worst_difference"]
 
 SEVERITY_FATAL = 4
 ROUNDINGS = 16
@@ -91,3 +91,63 @@ def allowed(tolerance: float, outputs: Sequence[Tensor]) -> float:
         if output.is_floating_point()
     ]
     return max([tolerance, *roundings])
+
+
+def random_like(tensors: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
+    """Random inputs: numbers that spread as the given ones do, whole numbers shuffled.
+
+    Examples
+    --------
+    >>> random_like([torch.zeros(2), torch.tensor([1, 2, 3])])[1].sort().values
+    tensor([1, 2, 3])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.numel() > 1:
+            numbers = torch.randn(tensor.shape, generator=generator)
+            wide = tensor.detach().float().cpu()
+            spread = float(wide.std()) or 1.0
+            like = (numbers * spread + float(wide.mean())).to(tensor.dtype)
+        else:
+            flat = tensor.detach().cpu().reshape(-1)
+            like = flat[torch.randperm(len(flat), generator=generator)].reshape(tensor.shape)
+        made.append(like.to(tensor.device))
+    return made
+
+
+def worst_difference(
+    model: Callable[..., Sequence[Tensor]],
+    exported: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    cases: Sequence[Sequence[Tensor]],
+    tolerance: float,
+    runtime: str,
+) -> float:
+    """The largest difference of an exported model over several inputs, relative to its outputs.
+
+    Raises
+    ------
+    ExportError
+        Where it is more than the tolerance, or the exported model does not run.
+    """
+    worst = 0.0
+    for tensors in cases:
+        expected = model(*tensors)
+        try:
+            actual = exported(tensors)
+        except Exception as error:
+            raise ExportError(
+                f"{runtime} cannot run the exported model ({first_line(error)}); "
+                "export with check=False to keep the file for another version"
+            ) from error
+        if len(actual) != len(expected):
+            raise ExportError(f"{runtime} returns {len(actual)} outputs, the model {len(expected)}")
+        found = max(difference(mine, its) for mine, its in zip(expected, actual, strict=True))
+        limit = allowed(tolerance, expected)
+        if not found <= limit:
+            raise ExportError(
+                f"{runtime}'s outputs differ from the model's by {found:.2g}, more than the "
+                f"tolerance of {limit:.2g}; nothing was written"
+            )
+        worst = max(worst, found)
+    return worst

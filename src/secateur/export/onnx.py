@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from secateur.errors import ExportError, InputError, SecateurError, first_line, require
-from secateur.export.check import OnnxSession, allowed, difference
+from secateur.export.check import OnnxSession, allowed, difference, random_like
 from secateur.export.signature import FlatInputs, FlatModel, output_names
 from secateur.files import replacing
 from secateur.inputs import ExampleInputs, as_inputs, evaluating, run
 from secateur.quiet import quiet
 
-__all__ = ["Exported", "export"]
+__all__ = ["Exported", "export_onnx", "reason_of"]
 
 LONGEST_REASON = 160
 
@@ -31,34 +31,39 @@ class Exported:
     Attributes
     ----------
     path : pathlib.Path
-        The ONNX file.
+        The file.
     size : int
         Bytes on disk, with the weights in ``<path>.data`` that a model over 2 GB needs.
     error : float or None
-        Largest difference between ONNX Runtime's outputs and the model's, relative to the largest
+        Largest difference between the runtime's outputs and the model's, relative to the largest
         output; ``None`` with ``check=False``.
-    opset : int
-        Version of the ONNX operator set.
+    opset : int or None
+        Version of the ONNX operator set, where that was on the way.
     dynamic : bool
         Whether the batch size is free.
     inputs, outputs : tuple of str
         Names, in the graph's order.
+    target : str
+    command : str or None
+        What is left to do elsewhere, as a command line.
     """
 
     path: Path
     size: int
     error: float | None
-    opset: int
+    opset: int | None
     dynamic: bool
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    target: str = "onnx"
+    command: str | None = None
 
 
 class _BatchIsFixed(Exception):
     """The model cannot be exported with a free batch size; the message says why."""
 
 
-def export(
+def export_onnx(
     model: nn.Module,
     example_inputs: ExampleInputs,
     path: str | os.PathLike[str],
@@ -68,53 +73,7 @@ def export(
     check: bool = True,
     tolerance: float = 1e-4,
 ) -> Exported:
-    """Export a model to ONNX and prove that ONNX Runtime computes the same outputs.
-
-    The model is exported in eval mode and left in the mode it was in. Nothing appears under the
-    file's name unless every check passes.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Any model that `torch.export` can trace, pruned or not.
-    example_inputs : Tensor, tuple or dict
-        What the model is called with. Tensors become inputs of the graph, under the names that
-        ``forward`` gives them; everything else becomes a constant.
-    path : path-like
-        Where to write; its folder is created.
-    dynamic_batch : bool, default True
-        Leave the first dimension of every input whose size is the batch size free. Where the
-        model's code fixes it, a warning says why and the batch size is that of the examples.
-    opset : int, optional
-        Version of the ONNX operator set; by default PyTorch's.
-    check : bool, default True
-        Run the file in ONNX Runtime at the example batch size, and at another where it is free.
-    tolerance : float, default 1e-4
-        Largest difference allowed, relative to the largest output. Outputs in half precision are
-        allowed sixteen roundings, which is more.
-
-    Returns
-    -------
-    Exported
-
-    Raises
-    ------
-    ExportError
-        Where the model cannot be expressed in ONNX, or ONNX Runtime computes something else.
-    InputError
-        Where the model rejects the inputs, or they hold no tensor.
-    MissingExtraError
-        Where onnx, onnxscript or (to check) onnxruntime is not installed.
-
-    Examples
-    --------
-    >>> import pytest, tempfile
-    >>> _ = [pytest.importorskip(name) for name in ("onnx", "onnxscript", "onnxruntime")]
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     exported = export(nn.Linear(3, 2), torch.zeros(4, 3), f"{folder}/linear.onnx")
-    >>> exported.dynamic, exported.inputs, exported.outputs, exported.error < 1e-4
-    (True, ('input',), ('output',), True)
-    """
+    """Export to ONNX; see `secateur.export`."""
     for module in ("onnx", "onnxscript", *(["onnxruntime"] if check else [])):
         require(module, "export")
     path = Path(path)
@@ -181,7 +140,7 @@ class _Export:
                 flat(*self.inputs.at_batch(size))
             except Exception as error:  # the model's code may raise anything
                 raise _BatchIsFixed(
-                    f"the model rejects a batch of {size} ({_reason(error)})"
+                    f"the model rejects a batch of {size} ({reason_of(error)})"
                 ) from error
         return others
 
@@ -207,10 +166,10 @@ class _Export:
         except Exception as error:  # torch.onnx raises what its passes raise
             if dynamic:
                 raise _BatchIsFixed(
-                    f"torch.export cannot leave it free ({_reason(error)})"
+                    f"torch.export cannot leave it free ({reason_of(error)})"
                 ) from error
             raise ExportError(
-                f"the model cannot be expressed in ONNX ({_reason(error)}); "
+                f"the model cannot be expressed in ONNX ({reason_of(error)}); "
                 "change the operation that it names, or opset="
             ) from error
         return program
@@ -219,8 +178,9 @@ class _Export:
         """Run the draft at the examples' batch size and at others; raise where it differs."""
         session = OnnxSession(draft)
         worst = 0.0
-        for size in [None, *batches]:
-            tensors = self.inputs.tensors if size is None else self.inputs.at_batch(size)
+        random = random_like(self.inputs.tensors)
+        given = [(None, self.inputs.tensors), (None, random)]
+        for size, tensors in [*given, *((size, self.inputs.at_batch(size)) for size in batches)]:
             expected = flat(*tensors)
             try:
                 actual = session(self.inputs.names, tensors)
@@ -228,7 +188,7 @@ class _Export:
                 if size is None:
                     raise
                 raise _BatchIsFixed(
-                    f"the graph fails at a batch of {size} ({_reason(error)})"
+                    f"the graph fails at a batch of {size} ({reason_of(error)})"
                 ) from error
             found = max(
                 difference(mine, theirs) for mine, theirs in zip(expected, actual, strict=True)
@@ -259,7 +219,7 @@ def _restore_names(graph: Any, prefix: str) -> None:
             graph.initializers[short] = value
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The first line of the error at the bottom: the exporter wraps its own in advice."""
     while error.__cause__ is not None:
         error = error.__cause__

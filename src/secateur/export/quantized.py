@@ -21,7 +21,7 @@ from secateur.errors import (
     suggestion,
 )
 from secateur.export.check import OnnxSession, difference
-from secateur.export.onnx import Exported, export
+from secateur.export.onnx import Exported, export_onnx
 from secateur.files import replacing
 from secateur.inputs import ExampleInputs, as_inputs, evaluating, named_tensors, run
 from secateur.observing.batches import read_batch
@@ -137,7 +137,7 @@ def quantize(
     tools = require("onnxruntime.quantization", "export")
     inputs = as_inputs(example_inputs)
     with replacing(path) as draft, tempfile.TemporaryDirectory(prefix="secateur-") as scratch:
-        dense = export(model, inputs, Path(scratch) / "dense.onnx", opset=opset)
+        dense = export_onnx(model, inputs, Path(scratch) / "dense.onnx", opset=opset)
         options: dict[str, Any] = {
             "per_channel": per_channel,
             "weight_type": tools.QuantType.QInt8,
