@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from secateur.regularizers import regularizer
     from secateur.result import Result
     from secateur.scan import Evaluation
-    from secateur.schedules import Rewind, dynamic
+    from secateur.schedules import Rewind, dynamic_sparsity
     from secateur.sensitivity import sensitivity
     from secateur.sparsity.permute import permute_for_nm
     from secateur.surgery.graph_form import to_graph
@@ -54,7 +54,7 @@ _HOMES = {
     "accuracy": "secateur.recover",
     "apply_masks": "secateur.masks",
     "compact": "secateur.compact",
-    "dynamic": "secateur.schedules",
+    "dynamic_sparsity": "secateur.schedules",
     "evaluate": "secateur.recover",
     "export": "secateur.export",
     "finalize": "secateur.masks",
@@ -94,7 +94,7 @@ __all__ = [
     "accuracy",
     "apply_masks",
     "compact",
-    "dynamic",
+    "dynamic_sparsity",
     "errors",
     "evaluate",
     "export",
