@@ -28,7 +28,7 @@ selection recover models
 data
 sparsity
 attached
-regularizers schedules
+regularizers schedules dynamic
 callbacks
 request result
 refit choose scan

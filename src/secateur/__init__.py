@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from secateur import errors, plot
+    from secateur import dynamic, errors, plot
     from secateur.allocation import Sensitivity
     from secateur.callbacks import follow, huggingface_callback, lightning_callback
     from secateur.compact import compact
@@ -78,7 +78,7 @@ _HOMES = {
     "trace": "secateur.graph",
 }
 
-_MODULES = ("errors", "plot")
+_MODULES = ("dynamic", "errors", "plot")
 
 __all__ = [
     "Distillation",
@@ -94,6 +94,7 @@ __all__ = [
     "accuracy",
     "apply_masks",
     "compact",
+    "dynamic",
     "dynamic_sparsity",
     "errors",
     "evaluate",
