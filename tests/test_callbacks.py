@@ -28,7 +28,7 @@ def parts(model: nn.Module) -> list[Any]:
     return [
         sc.regularizer("slimming:strength=0.1,proximal=True", model),
         sc.regularizer("l1:strength=0.01", model),
-        sc.dynamic("set:sparsity=0.5,every=2", model),
+        sc.dynamic_sparsity("set:sparsity=0.5,every=2", model),
     ]
 
 

@@ -13,6 +13,7 @@ import typer
 from secateur.allocation import ALLOCATIONS
 from secateur.cli import app
 from secateur.criteria import CRITERIA
+from secateur.dynamic import GATES
 from secateur.regularizers import REGULARIZERS
 from secateur.schedules import DYNAMICS, SCHEDULES
 from secateur.sparsity import ROWS
@@ -60,6 +61,7 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("granularities", ROWS),
         ("regularizers", REGULARIZERS),
         ("schedules", {*SCHEDULES, *DYNAMICS}),
+        ("dynamic", GATES),
     ],
 )
 def test_every_method_has_a_page(folder: str, names: object) -> None:

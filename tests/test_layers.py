@@ -29,7 +29,7 @@ selection recover models
 data
 sparsity
 attached
-regularizers schedules sharing quantization
+regularizers schedules dynamic sharing quantization
 callbacks
 request result
 refit choose scan

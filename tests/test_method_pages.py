@@ -13,6 +13,7 @@ from tests.test_docs import examples
 
 from secateur.allocation import ALLOCATIONS
 from secateur.criteria import CRITERIA
+from secateur.dynamic import GATES
 from secateur.regularizers import REGULARIZERS
 from secateur.schedules import DYNAMICS, SCHEDULES
 from secateur.sparsity import ROWS
@@ -26,6 +27,7 @@ KINDS = {
     "allocations": ([*ALLOCATIONS], ["Order", "Shares"]),
     "schedules": ([*SCHEDULES, *DYNAMICS], ["Sparsity", "Rule"]),
     "regularizers": ([*REGULARIZERS], ["Term"]),
+    "dynamic": ([*GATES], ["Gate"]),
 }
 NAMED = [(folder, name) for folder, (names, _) in KINDS.items() for name in dict.fromkeys(names)]
 FORMULA = re.compile(r"[=Σ√‖²⊙←~÷∂]|\\\||W\[")

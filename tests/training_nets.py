@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.schedules import dynamic
+from secateur.schedules import dynamic_sparsity
 
 X = torch.randn(6, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(6) % 3
@@ -48,7 +48,7 @@ def train(model: nn.Module, method: Any, optimizer: torch.optim.Optimizer, steps
 
 
 def attached(line: str, model: nn.Module, kind: str = "sgd") -> tuple[Any, Any]:
-    method = dynamic(line, model)
+    method = dynamic_sparsity(line, model)
     # Made afterwards, so that scores are among the parameters.
     method.optimizer = engine(model, kind)
     return method, method.optimizer

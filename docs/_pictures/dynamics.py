@@ -29,7 +29,7 @@ class Run:
     ) -> None:
         self.model = make()
         self.start = [weight.detach().clone() for weight in self.model.parameters()]
-        self.method = sc.dynamic(spec, self.model)
+        self.method = sc.dynamic_sparsity(spec, self.model)
         optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
         self.method.optimizer = optimizer
         self.zeros = [self._zeros()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from secateur import errors, plot, sparse
+    from secateur import dynamic, errors, plot, sparse
     from secateur.allocation import Sensitivity
     from secateur.callbacks import follow, huggingface_callback, lightning_callback
     from secateur.compact import compact
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from secateur.regularizers import regularizer
     from secateur.result import Result
     from secateur.scan import Evaluation
-    from secateur.schedules import Rewind, dynamic
+    from secateur.schedules import Rewind, dynamic_sparsity
     from secateur.sensitivity import sensitivity
     from secateur.sharing import share_weights
     from secateur.sparsity.permute import permute_for_nm
@@ -55,7 +55,7 @@ _HOMES = {
     "accuracy": "secateur.recover",
     "apply_masks": "secateur.masks",
     "compact": "secateur.compact",
-    "dynamic": "secateur.schedules",
+    "dynamic_sparsity": "secateur.schedules",
     "evaluate": "secateur.recover",
     "export": "secateur.export",
     "finalize": "secateur.masks",
@@ -80,7 +80,7 @@ _HOMES = {
     "trace": "secateur.graph",
 }
 
-_MODULES = ("errors", "plot", "sparse")
+_MODULES = ("dynamic", "errors", "plot", "sparse")
 
 __all__ = [
     "Distillation",
@@ -97,6 +97,7 @@ __all__ = [
     "apply_masks",
     "compact",
     "dynamic",
+    "dynamic_sparsity",
     "errors",
     "evaluate",
     "export",

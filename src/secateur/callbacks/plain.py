@@ -34,7 +34,7 @@ class Followers:
             if not isinstance(part, (Regularizer, Dynamic, Rewind)):
                 raise InputError(
                     f"{type(part).__name__} is no regularizer and no dynamic method; make one "
-                    "with sc.regularizer or sc.dynamic"
+                    "with sc.regularizer or sc.dynamic_sparsity"
                 )
             if not hasattr(part, "model"):
                 raise InputError(f"{part!r} is not attached; make it with its model first")

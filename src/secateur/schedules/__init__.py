@@ -15,7 +15,7 @@ from secateur.schedules.amounts import (
     as_schedule,
 )
 from secateur.schedules.movement import Movement
-from secateur.schedules.moving import DYNAMICS, Dynamic, dynamic
+from secateur.schedules.moving import DYNAMICS, Dynamic, dynamic_sparsity
 from secateur.schedules.network_surgery import NetworkSurgery
 from secateur.schedules.rewind import Rewind
 from secateur.schedules.soft_filter import SoftFilter
@@ -40,5 +40,5 @@ __all__ = [
     "Schedule",
     "SoftFilter",
     "as_schedule",
-    "dynamic",
+    "dynamic_sparsity",
 ]

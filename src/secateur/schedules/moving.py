@@ -17,7 +17,7 @@ from secateur.plan import Plan
 from secateur.registry import Registry
 from secateur.sparsity.table import SparseGranularity
 
-__all__ = ["DYNAMICS", "Dynamic", "dynamic"]
+__all__ = ["DYNAMICS", "Dynamic", "dynamic_sparsity"]
 
 Self = TypeVar("Self", bound="Dynamic")
 
@@ -27,7 +27,7 @@ class Dynamic(Method):
 
     ::
 
-        method = sc.dynamic("rigl:sparsity=0.9,steps=10000", model, optimizer)
+        method = sc.dynamic_sparsity("rigl:sparsity=0.9,steps=10000", model, optimizer)
         for inputs, targets in batches:
             optimizer.zero_grad()
             loss(model(inputs), targets).backward()
@@ -145,7 +145,7 @@ class Dynamic(Method):
 DYNAMICS: Registry[type[Dynamic]] = Registry("dynamic method")
 
 
-def dynamic(
+def dynamic_sparsity(
     text: str | Dynamic,
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
@@ -174,7 +174,7 @@ def dynamic(
 
     Examples
     --------
-    >>> method = dynamic("set:sparsity=0.75", nn.Linear(8, 4))
+    >>> method = dynamic_sparsity("set:sparsity=0.75", nn.Linear(8, 4))
     >>> method.current, int((method.model.weight == 0).sum())
     (0.75, 24)
     """

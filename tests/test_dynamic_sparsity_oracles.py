@@ -10,7 +10,7 @@ from tests.training_nets import attached, net, train
 from torch import nn
 
 from secateur.errors import InputError
-from secateur.schedules import RigL, dynamic
+from secateur.schedules import RigL, dynamic_sparsity
 
 
 @pytest.mark.parametrize("name", ["rigl", "set"])
@@ -52,7 +52,7 @@ def test_erdos_renyi_kernel_densities(name: str, start: str) -> None:
     model = Oracle()
     line = f"{name}:allocation=erk,sparsity=0.9,every=1,start={start}"
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    method = dynamic(line, model, optimizer)
+    method = dynamic_sparsity(line, model, optimizer)
     wanted = {"first": 0.2564, "second": 0.0519, "head": 0.5814}
     for _ in range(4):
         for layer, density in wanted.items():
@@ -70,7 +70,7 @@ def test_erdos_renyi_kernel_densities(name: str, start: str) -> None:
 def test_what_an_allocation_leaves_dense_is_left_alone(name: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 1))
-    method = dynamic(f"{name}:allocation=erk,sparsity=0.5,every=1", model)
+    method = dynamic_sparsity(f"{name}:allocation=erk,sparsity=0.5,every=1", model)
     assert not method.zeros["1.weight"].any() and method.zeros["0.weight"].any()
     before = model[1].weight.clone()
     model(torch.randn(4, 64)).sum().backward()
@@ -119,7 +119,7 @@ def test_soft_filters_are_exactly_so_many_and_grow_back(n: int, share: float, co
 def test_soft_filters_break_ties_by_index() -> None:
     layer = nn.Linear(2, 10, bias=False)
     nn.init.ones_(layer.weight)
-    dynamic("soft_filter:sparsity=0.3,every=1", layer).step()
+    dynamic_sparsity("soft_filter:sparsity=0.3,every=1", layer).step()
     assert (layer.weight[:, 0] == 0).nonzero()[:, 0].tolist() == [0, 1, 2]
 
 
@@ -128,7 +128,7 @@ def test_soft_filters_by_geometric_median() -> None:
     layer = nn.Linear(1, 3, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.5], [1.0], [10.0]]))
-    method = dynamic("soft_filter:criterion=fpgm,sparsity=0.34,every=1", layer)
+    method = dynamic_sparsity("soft_filter:criterion=fpgm,sparsity=0.34,every=1", layer)
     method.step()
     assert layer.weight.tolist() == [[0.5], [0.0], [10.0]]
     with torch.no_grad():
@@ -153,27 +153,27 @@ def test_soft_filters_go_by_their_criterion(criterion: str, score: Any, granular
     axis = ["filter", "channel"].index(granularity)
     rows = conv.weight.detach().movedim(axis, 0).flatten(1)
     wanted = set(score(rows).argsort()[: int(0.4 * len(rows))].tolist())
-    method = dynamic(
+    method = dynamic_sparsity(
         f"soft_filter:criterion={criterion},sparsity=0.4,every=1,granularity={granularity}", conv
     )
     method.step()
     gone = conv.weight.detach().movedim(axis, 0).flatten(1).abs().sum(1) == 0
     assert set(gone.nonzero()[:, 0].tolist()) == wanted
-    assert dynamic(method.spec, nn.Conv2d(7, 9, 3)).spec == method.spec
+    assert dynamic_sparsity(method.spec, nn.Conv2d(7, 9, 3)).spec == method.spec
 
 
 @pytest.mark.parametrize("criterion", ["apoz", "mean_activation", "hrank", "taylor_activation",
                                        "taylor", "wanda", "synflow"])  # fmt: skip
 def test_soft_filters_refuse_what_needs_data(criterion: str) -> None:
     with pytest.raises(InputError, match=f"'{criterion}' needs data.*take magnitude"):
-        dynamic(f"soft_filter:criterion={criterion}", net())
+        dynamic_sparsity(f"soft_filter:criterion={criterion}", net())
 
 
 def test_network_surgery_splices_what_grows_above_the_upper_threshold() -> None:
     layer = nn.Linear(4, 1, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.1, 0.5, 1.0, -0.2]]))
-    method = dynamic("network_surgery:low=0.3,high=0.6,gamma=0.0", layer)
+    method = dynamic_sparsity("network_surgery:low=0.3,high=0.6,gamma=0.0", layer)
     plain = method.computed[0].plain
 
     def masks_after(values: list[float]) -> list[bool]:
@@ -196,7 +196,7 @@ def test_network_surgery_splices_what_grows_above_the_upper_threshold() -> None:
 def test_movement_adds_up_minus_gradient_times_weight() -> None:
     torch.manual_seed(0)
     model = nn.Linear(5, 3, bias=False)
-    method = dynamic("movement:sparsity=0.4,steps=4,warmup=0,cooldown=0.25", model)
+    method = dynamic_sparsity("movement:sparsity=0.4,steps=4,warmup=0,cooldown=0.25", model)
     (scores,) = method.parameters()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     plain, expected = method.computed[0].plain, torch.zeros(3, 5)
@@ -220,7 +220,9 @@ def test_movement_adds_up_minus_gradient_times_weight() -> None:
 def test_soft_movement_presses_on_the_sigmoid_of_scores() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 3, bias=False), nn.Linear(3, 2, bias=False))
-    method = dynamic("movement:threshold=0.1,strength=7,steps=4,warmup=0,cooldown=0.25", model)
+    method = dynamic_sparsity(
+        "movement:threshold=0.1,strength=7,steps=4,warmup=0,cooldown=0.25", model
+    )
     first, second = method.parameters()
     with torch.no_grad():
         for scores in (first, second):
@@ -249,7 +251,7 @@ def test_soft_movement_learns_what_goes_and_leaves_a_unit() -> None:
     """Inputs that the target does not depend on lose their weights; the others keep them."""
     torch.manual_seed(0)
     layer = nn.Linear(8, 2, bias=False)
-    method = dynamic("movement:threshold=0.1,strength=1,steps=300,warmup=0", layer)
+    method = dynamic_sparsity("movement:threshold=0.1,strength=1,steps=300,warmup=0", layer)
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
     wanted = torch.zeros(2, 8)
     wanted[:, :3] = torch.tensor([[2.0, -1.5, 1.0], [1.0, 2.0, -2.0]])
@@ -265,7 +267,7 @@ def test_soft_movement_learns_what_goes_and_leaves_a_unit() -> None:
     assert torch.equal(layer.weight != 0, wanted != 0)
 
     layer = nn.Linear(4, 2, bias=False)
-    method = dynamic("movement:threshold=0.5,steps=1,warmup=0,cooldown=0", layer)
+    method = dynamic_sparsity("movement:threshold=0.5,steps=1,warmup=0,cooldown=0", layer)
     with torch.no_grad():
         method.parameters()[0].fill_(-1.0)
         method.parameters()[0][1, 2] = -0.5
@@ -277,7 +279,7 @@ def test_admm_projects_exactly_and_draws_weights_there() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(4, 3, bias=False)
     start = layer.weight.detach().clone()
-    method = dynamic("admm:sparsity=0.5,rho=1.0,every=1", layer)
+    method = dynamic_sparsity("admm:sparsity=0.5,rho=1.0,every=1", layer)
     order = start.flatten().abs().argsort()
     z = method.z["weight"].flatten()
     assert not z[order[:6]].any()

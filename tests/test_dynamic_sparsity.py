@@ -11,7 +11,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import SecateurError
-from secateur.schedules import DYNAMICS, dynamic
+from secateur.schedules import DYNAMICS, dynamic_sparsity
 from secateur.specs import catalogue
 
 NAMES = [entry.names[0] for entry in catalogue(DYNAMICS)]
@@ -98,7 +98,7 @@ class TestContract:
         model = net()
         model[0].weight.requires_grad_(False)
         before = model[0].weight.clone(), model[8].weight.detach().clone()
-        method = dynamic(line, model, ignore=["8"])
+        method = dynamic_sparsity(line, model, ignore=["8"])
         assert {name for name, _ in method.skipped} == {"0.weight", "8.weight"}
         optimizer = engine(model)
         optimizer.zero_grad()
@@ -109,8 +109,8 @@ class TestContract:
         assert torch.equal(model[8].weight, before[1])
 
     def test_it_says_how_to_build_it_again(self, line: str) -> None:
-        method = dynamic(line, net())
-        assert dynamic(method.spec, net()).spec == method.spec
+        method = dynamic_sparsity(line, net())
+        assert dynamic_sparsity(method.spec, net()).spec == method.spec
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,6 @@ class TestContract:
 )
 def test_errors_are_one_clear_line(line: str, words: str) -> None:
     with pytest.raises(SecateurError) as caught:
-        dynamic(line, net())
+        dynamic_sparsity(line, net())
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
