@@ -22,7 +22,7 @@ observing
 layerwise
 profiling surgery scoped ignored replay
 criteria allocation granularity latency
-costs verify persist export idle candidates
+costs verify persist export idle candidates configs depth whole_heads
 rounding
 selection recover models
 data
@@ -33,7 +33,8 @@ callbacks
 request result
 refit choose scan
 drop
-decide sparsify
+decide sparsify layers
+jointly
 proof
 prune sensitivity
 pruner report compact

@@ -140,9 +140,14 @@ def load(model: AnyModule, path: str | os.PathLike[str]) -> AnyModule:
         raise InputError("the model is on the meta device; build it with real tensors to load into")
     try:
         with transaction(model):
+            # Layers that are left out take names along, and biases bring some: compared later.
+            renamed = any(plan.dropped or plan.biased for plan in plans)
+            if renamed:
+                _replay(path, plans, model)
             _check_names(path, header, tensors, model)
             _tie(path, header, model)
-            _replay(path, plans, model)
+            if not renamed:
+                _replay(path, plans, model)
             _copy_in(path, header, tensors, model)
     except SecateurError:
         raise
