@@ -22,12 +22,12 @@ observing
 layerwise
 profiling surgery scoped ignored replay
 criteria allocation granularity latency
-costs verify persist export idle candidates configs depth whole_heads
-rounding
+costs verify persist export idle candidates configs
+rounding depth whole_heads
 selection recover models
 data
 sparsity
-attached
+attached blockwise
 regularizers schedules
 callbacks
 request result

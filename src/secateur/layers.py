@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.configs import Configured, configured
 from secateur.depth import DepthCriterion, Passing
+from secateur.depth.proof import passing_error, tolerance_of
 from secateur.errors import BudgetError, InputError, NothingToPruneError, ParityError
 from secateur.graph.blocks import Block, blocks
 from secateur.graph.graph import Graph
 from secateur.graph.trace import Trace, named_state, record
-from secateur.inputs import Inputs, evaluating, named_tensors, run
+from secateur.inputs import Inputs
 from secateur.observing.reading import Reading
 from secateur.plan import Plan
 from secateur.profiling import Profile
@@ -28,7 +27,6 @@ from secateur.result import GroupSummary, Result
 from secateur.surgery.apply import apply_plan
 from secateur.surgery.dropping import drop
 from secateur.surgery.transaction import Snapshot, transaction
-from secateur.verify import TOLERANCE, difference
 from secateur.whole_heads import whole_heads
 
 __all__ = ["prune_layers"]
@@ -74,15 +72,15 @@ def prune_layers(
         chosen = task.chosen(least)
         plan = _plan(model, request, chosen)
         request.agreed(plan)
-        error = _error(model, inputs, plan) if verify else None
-        culprits = [] if error is None or error[1] <= _tolerance(model) else _culprits(
+        error = passing_error(model, inputs, plan) if verify else None
+        culprits = [] if error is None or error[1] <= tolerance_of(model) else _culprits(
             model, inputs, request, chosen
         )  # fmt: skip
         if not culprits:
             break
         skipped += [(block.path, "what runs after it differs without it") for block in culprits]
         found = [block for block in found if block not in culprits]
-    if error is not None and error[1] > _tolerance(model):
+    if error is not None and error[1] > tolerance_of(model):
         raise ParityError(
             f"the model without {', '.join(plan.dropped)} differs from the one in which their "
             f"input goes on by {error[1]:.3g} of the largest output; nothing was changed"
@@ -270,60 +268,13 @@ def _plan(model: nn.Module, request: Request, chosen: Sequence[Block]) -> Plan:
     return plan
 
 
-def _tolerance(model: nn.Module) -> float:
-    return max((TOLERANCE.get(p.dtype, 1e-4) for p in model.parameters()), default=1e-4)
-
-
-def _error(model: nn.Module, inputs: Inputs, plan: Plan) -> tuple[float, float]:
-    """How far the model without the blocks is from the one in which their input goes on."""
-    with _passing_on(model, plan.dropped):
-        expected = _outputs(model, inputs)
-    snapshot = Snapshot(model)
-    try:
-        apply_plan(plan, model)
-        found = _outputs(model, inputs)
-    except Exception:
-        return float("inf"), float("inf")
-    finally:
-        snapshot.restore()
-    return difference(found, expected)
-
-
 def _culprits(
     model: nn.Module, inputs: Inputs, request: Request, chosen: Sequence[Block]
 ) -> list[Block]:
     """Blocks without which, one by one, the model computes something else."""
-    tolerance = _tolerance(model)
+    tolerance = tolerance_of(model)
     return [
         block
         for block in chosen
-        if _error(model, inputs, _plan(model, request, [block]))[1] > tolerance
+        if passing_error(model, inputs, _plan(model, request, [block]))[1] > tolerance
     ]
-
-
-@contextlib.contextmanager
-def _passing_on(model: nn.Module, paths: Sequence[str]) -> Iterator[None]:
-    """Run with some blocks returning what they are given, in place of what they compute."""
-
-    def swap(output: Any, given: Tensor) -> Any:
-        if isinstance(output, Tensor):
-            return given
-        kind: Callable[..., Any] = type(output)
-        return kind((swap(output[0], given), *output[1:]))
-
-    handles = [
-        model.get_submodule(path).register_forward_hook(
-            lambda module, args, output: swap(output, args[0])
-        )
-        for path in paths
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    with evaluating(model):
-        return {name: tensor.clone() for name, tensor in named_tensors(run(model, inputs))}

@@ -15,18 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.graph.trace import named_state
+from secateur.configs.search import Cut, Search, Shapes, shapes_of
 from secateur.inputs import Inputs, evaluating, named_tensors, run
 from secateur.plan import Plan
-from secateur.quiet import quiet
 from secateur.surgery.apply import apply_plan
-from secateur.surgery.configured import config_of, entries, give_config, with_values
+from secateur.surgery.configured import config_of, give_config
 from secateur.surgery.transaction import Snapshot
 
 __all__ = ["Configured", "configured"]
-
-Shapes = dict[str, tuple[int, ...]]
-Cut = tuple[int, list[int]]
 
 # Relative: what the same sums in another order may differ by.
 SAME = 1e-5
@@ -82,11 +78,11 @@ def configured(plan: Plan, model: nn.Module, inputs: Inputs) -> Configured | Non
     snapshot = Snapshot(model)
     try:
         apply_plan(plan, model)
-        search = _Search(type(model), config, _shapes(model), cuts)
+        search = Search(type(model), config, shapes_of(model), cuts)
         if search.wrong is None:
             # Before anything was changed the class built the model; a list may be too short now.
             search.values = {}
-            search.wrong = search._wrong({})
+            search.wrong = search.tried({})
         if search.wrong is None:
             return Configured({}, False, _unbuilt(model))
         plan.config.update(search.improved(sizes))
@@ -98,7 +94,7 @@ def configured(plan: Plan, model: nn.Module, inputs: Inputs) -> Configured | Non
         if reason:
             # Half the truth would mislead; how many layers there are is true by itself.
             depth = [(length, length - len(gone)) for length, gone in cuts]
-            plan.config = dict(_Search(type(model), config, search.wanted, cuts).improved(depth))
+            plan.config = dict(Search(type(model), config, search.wanted, cuts).improved(depth))
     finally:
         snapshot.restore()
     return Configured(dict(plan.config), not reason, reason and reason + KEEP)
@@ -115,93 +111,6 @@ def _unbuilt(model: nn.Module) -> str:
         f"{type(model).__name__} cannot be built from its configuration alone; keep it with "
         "secateur.save and load it with secateur.load"
     )
-
-
-class _Search:
-    """Changes entries of a configuration, one at a time, as long as more tensors fit."""
-
-    def __init__(self, kind: type[nn.Module], config: Any, wanted: Shapes, cuts: list[Cut]) -> None:
-        self.kind, self.config, self.wanted, self.cuts = kind, config, wanted, cuts
-        # What kind of layer each is leaves no trace in sizes, so such lists follow unasked.
-        self.values: dict[str, Any] = {
-            name: shorter
-            for name, value in entries(config)
-            for shorter in self._shorter(value)
-            if all(isinstance(each, str) for each in value)
-        }
-        self.best: Shapes = {}
-        # Entries that no tensor's shape depends on: building takes longest.
-        self.inert: set[str] = set()
-        self.built: nn.Module | None = None
-        self.wrong = self._wrong(self.values)
-
-    def improved(self, sizes: list[tuple[int, int]]) -> Mapping[str, Any]:
-        progress = True
-        while self.wrong and progress:
-            self._wrong(self.values)
-            progress, now = False, self.best
-            for name, value in self._candidates(sizes):
-                if name in self.inert:
-                    continue
-                wrong = self._wrong(self.values | {name: value})
-                if wrong is not None and self.best == now:
-                    self.inert.add(name)
-                if wrong is not None and wrong < (self.wrong or 0):
-                    self.values[name], self.wrong, progress = value, wrong, True
-                    break
-        if self.values:
-            self._wrong(self.values)
-        return self.values
-
-    def _candidates(self, sizes: list[tuple[int, int]]) -> Iterator[tuple[str, Any]]:
-        """Entries, with values that sizes which changed suggest; likelier ones first."""
-        exact, scaled, listed = [], [], []
-        for name, value in entries(with_values(self.config, self.values)):
-            if name.endswith(("_id", "_ids")) or isinstance(value, bool):
-                continue
-            listed += [(name, shorter) for shorter in self._shorter(value)]
-            listed += [(name, other) for other in _one_changed(value, sizes)]
-            if value is None:
-                exact += [(name, new) for _, new in sizes]
-            elif isinstance(value, int) and value > 1:
-                for old, new in sizes:
-                    if value == old:
-                        exact.append((name, new))
-                    elif value < old and value * new % old == 0 and value * new // old > 0:
-                        scaled.append((name, value * new // old))
-        yield from (*dict.fromkeys((*exact, *scaled)), *listed)
-
-    def _shorter(self, value: Any) -> Iterator[Any]:
-        """A list with an entry for every layer, without those of the layers that went."""
-        if isinstance(value, (list, tuple)) and value:
-            for length, gone in self.cuts:
-                if len(value) == length:
-                    yield type(value)(each for at, each in enumerate(value) if at not in gone)
-
-    def _wrong(self, values: Mapping[str, Any]) -> int | None:
-        """How many tensors differ in shape from what is wanted; None where nothing is built."""
-        try:
-            with quiet(), torch.device("meta"), torch.random.fork_rng(devices=[]):
-                built = self.kind(with_values(self.config, values))
-        except Exception:
-            return None
-        found = _shapes(built)
-        self.best, self.built = found, built
-        names = {*found, *self.wanted}
-        return sum(found.get(name) != self.wanted.get(name) for name in names)
-
-
-def _one_changed(value: Any, sizes: list[tuple[int, int]]) -> Iterator[Any]:
-    """A list of sizes with one of them changed."""
-    if isinstance(value, (list, tuple)):
-        for at, each in enumerate(value):
-            for old, new in sizes:
-                if type(each) is int and each == old:
-                    yield type(value)((*value[:at], new, *value[at + 1 :]))
-
-
-def _shapes(model: nn.Module) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in named_state(model).items()}
 
 
 def _sizes(plan: Plan, dense: Mapping[str, dict[str, Any]]) -> Iterator[tuple[int, int]]:
