@@ -13,6 +13,7 @@ import typer
 from secateur.allocation import ALLOCATIONS
 from secateur.cli import app
 from secateur.criteria import CRITERIA
+from secateur.depth import DEPTH_CRITERIA
 from secateur.dynamic import GATES
 from secateur.regularizers import REGULARIZERS
 from secateur.schedules import DYNAMICS, SCHEDULES
@@ -56,7 +57,7 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("folder", "names"),
     [
-        ("criteria", CRITERIA),
+        ("criteria", {*CRITERIA, *DEPTH_CRITERIA}),
         ("allocations", ALLOCATIONS),
         ("granularities", ROWS),
         ("regularizers", REGULARIZERS),

@@ -23,18 +23,19 @@ observing
 layerwise
 profiling surgery scoped ignored replay
 criteria allocation granularity latency
-costs verify persist export idle candidates sparse
-rounding
+costs verify persist export idle candidates configs sparse
+rounding depth whole_heads
 selection recover models
 data
 sparsity
-attached
+attached blockwise
 regularizers schedules dynamic sharing quantization
 callbacks
 request result
 refit choose scan
 drop
-decide sparsify
+decide sparsify layers
+jointly
 proof
 prune sensitivity
 pruner report compact

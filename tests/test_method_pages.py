@@ -13,6 +13,7 @@ from tests.test_docs import examples
 
 from secateur.allocation import ALLOCATIONS
 from secateur.criteria import CRITERIA
+from secateur.depth import DEPTH_CRITERIA
 from secateur.dynamic import GATES
 from secateur.regularizers import REGULARIZERS
 from secateur.schedules import DYNAMICS, SCHEDULES
@@ -23,7 +24,7 @@ METHODS = Path(__file__).resolve().parents[1] / "docs" / "methods"
 # Folder -> the names that it documents, and the heading under which their formula stands.
 KINDS = {
     "granularities": ([*ROWS], ["Unit"]),
-    "criteria": ([*CRITERIA], ["Score"]),
+    "criteria": ([*CRITERIA, *DEPTH_CRITERIA], ["Score"]),
     "allocations": ([*ALLOCATIONS], ["Order", "Shares"]),
     "schedules": ([*SCHEDULES, *DYNAMICS], ["Sparsity", "Rule"]),
     "regularizers": ([*REGULARIZERS], ["Term"]),

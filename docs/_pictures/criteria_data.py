@@ -48,7 +48,7 @@ def of_activations(name: str, what: str) -> None:
         return figure
 
 
-for each in ("taylor", "taylor_activation", "gradient", "snip"):
+for each in ("taylor", "taylor_activation", "gradient", "snip", "head_importance"):
     of_the_loss(each)
 of_activations("apoz", "share of activations above zero")
 of_activations("mean_activation", "mean absolute activation")

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from secateur import dynamic, errors, plot, sparse
     from secateur.allocation import Sensitivity
+    from secateur.blockwise import prune_blockwise
     from secateur.callbacks import follow, huggingface_callback, lightning_callback
     from secateur.compact import compact
     from secateur.export import export
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         reconstruct,
         recover,
     )
+    from secateur.recover.perplexity import Perplexity, perplexity
     from secateur.regularizers import regularizer
     from secateur.result import Result
     from secateur.scan import Evaluation
@@ -46,6 +48,7 @@ _HOMES = {
     "Evaluation": "secateur.scan",
     "Graph": "secateur.graph",
     "LatencyTable": "secateur.latency",
+    "Perplexity": "secateur.recover.perplexity",
     "Plan": "secateur.plan",
     "Profile": "secateur.profiling",
     "Pruner": "secateur.pruner",
@@ -65,9 +68,11 @@ _HOMES = {
     "lightning_callback": "secateur.callbacks",
     "load": "secateur.persist",
     "masks_of": "secateur.masks",
+    "perplexity": "secateur.recover.perplexity",
     "permute_for_nm": "secateur.sparsity.permute",
     "profile": "secateur.profiling",
     "prune": "secateur.prune",
+    "prune_blockwise": "secateur.blockwise",
     "recalibrate_batchnorm": "secateur.recover",
     "reconstruct": "secateur.recover",
     "recover": "secateur.recover",
@@ -87,6 +92,7 @@ __all__ = [
     "Evaluation",
     "Graph",
     "LatencyTable",
+    "Perplexity",
     "Plan",
     "Profile",
     "Pruner",
@@ -109,9 +115,11 @@ __all__ = [
     "load",
     "masks_of",
     "permute_for_nm",
+    "perplexity",
     "plot",
     "profile",
     "prune",
+    "prune_blockwise",
     "recalibrate_batchnorm",
     "reconstruct",
     "recover",

@@ -17,6 +17,7 @@ from secateur.errors import InputError, NothingToPruneError
 from secateur.granularity import Granularity
 from secateur.graph.constraints import Fix
 from secateur.graph.graph import Graph
+from secateur.graph.roles import roles
 from secateur.graph.trace import Node, Trace, named_state
 from secateur.inputs import Inputs
 from secateur.plan import Plan, Rescale
@@ -31,6 +32,7 @@ from secateur.surgery.graph_sizes import record_graph, sizes_of_nodes
 from secateur.surgery.obstacles import Amendments, amend
 from secateur.surgery.sizes import sizes_of
 from secateur.surgery.trial import attempt
+from secateur.whole_heads import whole_heads
 
 __all__ = ["Decision", "decide"]
 
@@ -75,6 +77,9 @@ def decide(
     NothingToPruneError, BudgetError, CriterionError
     """
     known = Amendments() if known is None else known
+    assert isinstance(request.granularity, Granularity)
+    if "head" in request.granularity.roles and not known.split_choice:
+        known.split_choice.update(whole_heads(model, recorded, request.ignore))
     if choose is None:
         by = WithinDrop if "accuracy_drop" in request.budget else ByBudget
         choose = by(model, inputs, request)
@@ -88,7 +93,6 @@ def decide(
             open_inputs=request.prune_inputs,
             open_outputs=request.prune_outputs,
         )
-        assert isinstance(request.granularity, Granularity)
         _restrict(model, graph, request.granularity)
         planned = _Planner(model, inputs, graph, known, request)
         try:
@@ -154,20 +158,23 @@ class _Planner:
 
 
 def _restrict(model: nn.Module, graph: Graph, granularity: Granularity) -> None:
-    """Leave only groups whose first producer is of the granularity's families."""
-    if not granularity.kinds:
-        return
-    from secateur.criteria.weights import kind_of, owner_of
+    """Leave only groups of the granularity's families and roles."""
+    kept = graph.groups
+    if granularity.kinds:
+        from secateur.criteria.weights import kind_of, owner_of
 
-    modules = dict(model.named_modules(remove_duplicate=False))
-    kept = []
-    for group in graph.groups:
-        owner, _ = owner_of(modules, group.name)
-        if kind_of(owner) in granularity.kinds:
-            kept.append(group)
+        modules = dict(model.named_modules(remove_duplicate=False))
+        owners = [owner_of(modules, group.name)[0] for group in graph.groups]
+        pairs = zip(graph.groups, owners, strict=True)
+        kept = [group for group, owner in pairs if kind_of(owner) in granularity.kinds]
+    if granularity.roles:
+        pairs_of_roles = zip(graph.groups, roles(graph), strict=True)
+        kept = [group for group, role in pairs_of_roles if role in granularity.roles]
     if not kept:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.protected[:3])
         raise NothingToPruneError(
             f"the model has nothing to prune at granularity {granularity.name!r}"
+            + (f" (protected: {reasons})" if reasons else "")
         )
     graph.coupling.groups[:] = kept
 

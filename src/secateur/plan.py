@@ -55,6 +55,13 @@ class Plan:
     rescaled : list of Rescale
     attributes : dict
         Module path -> attribute name -> new value, for sizes that the module's code holds.
+    dropped : list of str
+        Paths of modules that are left out whole, what they are given going on in their place.
+        They go last: everything else bears the names of the dense model.
+    biased : list of str
+        Paths of modules without a bias that are given one, of zeros.
+    config : dict
+        Dotted names of entries of the configuration that the model carries -> new values.
     inputs, outputs : dict
         Name of an input (``args.0``, ``kwargs.x``) or output (``output``, ``output.logits``)
         -> dimension -> sorted dense indices that it loses; empty unless that was asked for.
@@ -81,6 +88,9 @@ class Plan:
     renumbered: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     rescaled: list[Rescale] = dataclasses.field(default_factory=list)
     attributes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    dropped: list[str] = dataclasses.field(default_factory=list)
+    biased: list[str] = dataclasses.field(default_factory=list)
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
     inputs: dict[str, dict[int, list[int]]] = dataclasses.field(default_factory=dict)
     outputs: dict[str, dict[int, list[int]]] = dataclasses.field(default_factory=dict)
     sizes: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
@@ -110,6 +120,9 @@ class Plan:
                     path: {key: _plain(value) for key, value in values.items()}
                     for path, values in self.attributes.items()
                 },
+                "dropped": self.dropped,
+                "biased": self.biased,
+                "config": {key: _plain(value) for key, value in self.config.items()},
                 "shapes": self.shapes,
                 "settings": self.settings,
             }
@@ -148,6 +161,10 @@ class Plan:
                     path: {key: _unplain(value) for key, value in values.items()}
                     for path, values in data["attributes"].items()
                 },
+                # Plans of before have none of these.
+                dropped=[str(path) for path in data.get("dropped", ())],
+                biased=[str(path) for path in data.get("biased", ())],
+                config={key: _unplain(value) for key, value in data.get("config", {}).items()},
                 shapes={name: [int(n) for n in shape] for name, shape in data["shapes"].items()},
                 settings=dict(data["settings"]),
             )
@@ -259,7 +276,7 @@ class Plan:
             a, b = self.masks.get(name), other.masks.get(name)
             if a is None or b is None or a.shape != b.shape or not torch.equal(a, b):
                 lines.append(f"{name}: masks differ")
-        for what in ("renumbered", "rescaled", "attributes"):
+        for what in ("renumbered", "rescaled", "attributes", "dropped", "biased", "config"):
             if getattr(self, what) != getattr(other, what):
                 lines.append(f"{what} differ")
         return lines

@@ -12,6 +12,7 @@ from torch import nn
 
 from secateur.allocation import Allocation
 from secateur.choose import Chooser
+from secateur.configs import Configured, configured
 from secateur.criteria import Criterion
 from secateur.decide import Decision, decide
 from secateur.engines import Engine
@@ -20,6 +21,7 @@ from secateur.errors import InputError, ParityError
 from secateur.granularity import Granularity
 from secateur.graph.trace import Trace, record
 from secateur.inputs import ExampleInputs, Inputs, as_inputs
+from secateur.jointly import prune_depth
 from secateur.latency import LatencyCheck, LatencyTable, check_latency
 from secateur.layerwise import Refit
 from secateur.observing import repeatable
@@ -213,6 +215,12 @@ def _pruned(
         return sparsify(
             model, inputs, request, granularity, verify=verify, optimizer=optimizer, ema=ema
         )
+    if request.granularity.layers:
+        if form == "graph":
+            raise InputError("form='graph' has no layers to leave out; prune them first")
+        return prune_depth(
+            model, inputs, request, prune_traced, verify=verify, optimizer=optimizer, ema=ema
+        )
     if form == "graph":
         from secateur.surgery.graph_form import to_graph
 
@@ -250,7 +258,9 @@ def prune_traced(
     _check_optimizer(model, optimizer)
     proof = (proof or Proof([inputs])) if verify else None
     dense = copy.deepcopy(model) if request.limits_latency else None
-    decision, error, refits = _cut(model, inputs, recorded, request, choose, proof, optimizer, ema)
+    decision, error, refits, config = _cut(
+        model, inputs, recorded, request, choose, proof, optimizer, ema
+    )
     plan, graph = decision.plan, decision.graph
     # What had no zeros has none now, unless a new scale made some of its entries too small.
     full -= {entry.name for entry in plan.rescaled}
@@ -272,7 +282,7 @@ def prune_traced(
     if dense is not None:
         checked = _timed(request, (dense, inputs), (model, narrowed), costs["latency"])
     return Result(
-        model, plan, before, after, skipped, error, groups, narrowed, refits, costs, checked
+        model, plan, before, after, skipped, error, groups, narrowed, refits, costs, checked, config
     )
 
 
@@ -300,7 +310,7 @@ def _cut(
     proof: Proof | None,
     optimizer: torch.optim.Optimizer | None,
     ema: nn.Module | None,
-) -> tuple[Decision, float | None, list[Refit]]:
+) -> tuple[Decision, float | None, list[Refit], Configured | None]:
     """Decide and carry out; decide anew where the code proves to take another way."""
     known = Amendments()
     while True:
@@ -312,9 +322,10 @@ def _cut(
             with transaction(model) as snapshot:
                 error = None if proof is None else proof.error(model, decision, snapshot)
                 refitted = refit(model, inputs, decision.plan, request)
+                config = configured(decision.plan, model, inputs)
                 apply_plan(decision.plan, model, optimizer, ema)
                 refitted.write(model)
-                return decision, error, refitted.refits
+                return decision, error, refitted.refits, config
         except ParityError:
             sizes = ExpectedSizes(decision.graph, decision.selection.removed)
             parted = decision.attempt.parted

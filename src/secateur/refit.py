@@ -55,7 +55,8 @@ def refit(
     model : nn.Module
         Before the plan is applied.
     plan : Plan
-        Its masks are changed where the criterion chooses anew.
+        Its masks are changed where the criterion chooses anew; layers that it gives a bias are
+        noted.
     amounts, held : mapping
         See `Survivors`.
     """
@@ -86,8 +87,9 @@ def refit(
     values = {
         name: parameter.data
         for name, parameter in pruned.named_parameters()
-        if parameter.data.data_ptr() != before[name].data_ptr()
+        if name not in before or parameter.data.data_ptr() != before[name].data_ptr()
     }
+    plan.biased += [name.rpartition(".")[0] for name in values if name not in before]
     for name, value in values.items():
         if not bool(torch.isfinite(value).all()):
             raise InputError(

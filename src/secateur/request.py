@@ -13,9 +13,10 @@ from torch import nn
 from secateur.allocation import Allocation, as_allocation
 from secateur.budget import check_budget
 from secateur.criteria import Criterion, as_criterion
+from secateur.depth import DepthCriterion, Summed, as_depth
 from secateur.engines import Engine, as_engine
 from secateur.errors import InputError
-from secateur.granularity import GRANULARITIES, Granularity
+from secateur.granularity import GRANULARITIES, Granularity, together
 from secateur.ignored import ignored_tensors
 from secateur.inputs import Inputs
 from secateur.latency import LatencyTable, as_runtime
@@ -56,6 +57,7 @@ class Request:
     journal: str | os.PathLike[str] | None = None
     progress: Callable[[int, int | None, str], None] | None = None
     ranks: Ranks = ALONE
+    depth: DepthCriterion | None = None
 
     def agreed(self, plan: Plan) -> Plan:
         """The plan, which every process has to have come to.
@@ -125,7 +127,18 @@ def resolve(
     if isinstance(min_keep, bool) or not isinstance(min_keep, int) or min_keep < floor:
         raise InputError(f"min_keep must be an integer of at least {floor}, not {min_keep!r}")
     rounding = as_rounding(round_to, model)
-    scorer, allocator = as_criterion(criterion), as_allocation(allocation)
+    depth = as_depth(criterion) if isinstance(row, Granularity) and row.layers else None
+    if depth is not None and not isinstance(depth, Summed):
+        if isinstance(row, Granularity) and row.roles:
+            raise InputError(
+                f"criterion {depth.name!r} judges whole layers; prune with granularity='layer' "
+                "first, and the rest in a second call"
+            )
+        # Nothing else is asked for a score.
+        scorer = as_criterion("magnitude")
+    else:
+        scorer = as_criterion(criterion)
+    allocator = as_allocation(allocation)
     checked = as_budget(row, budget)
     ignored = ignored_tensors(model, ignore)
     plain: dict[str, Any] = {
@@ -136,7 +149,7 @@ def resolve(
     }
     settings = {
         "granularity": row.name,
-        "criterion": scorer.spec,
+        "criterion": scorer.spec if depth is None else depth.spec,
         "allocation": allocator.spec,
         "budget": checked,
         "ignore": sorted({name.rpartition(".")[0] for name in ignored}),
@@ -151,6 +164,7 @@ def resolve(
         ignore=ignored,
         rounding=rounding,
         settings=settings,
+        depth=depth,
         engine=as_engine(engine),
         **plain,
         **given,
@@ -218,6 +232,9 @@ def as_granularity(
         return granularity
     if granularity in GRANULARITIES:
         return GRANULARITIES[granularity]
+    names = [name.strip() for name in granularity.split(",")]
+    if len(names) > 1 and any(name in GRANULARITIES for name in names):
+        return together(names)
     return as_sparse(granularity, GRANULARITIES)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.configs import Configured
 from secateur.inputs import Inputs
 from secateur.latency import LatencyCheck
 from secateur.layerwise import Refit
@@ -63,6 +64,9 @@ class Result:
     latency : LatencyCheck or None
         With a budget of latency, the ratio that was predicted and the one of both models timed
         whole, in turns.
+    config : Configured or None
+        Whether the configuration that the model carries can say what it is now, so that
+        ``save_pretrained`` keeps it; None for a model without one.
     """
 
     model: nn.Module
@@ -76,6 +80,7 @@ class Result:
     refits: list[Refit] = dataclasses.field(default_factory=list)
     costs: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     latency: LatencyCheck | None = None
+    config: Configured | None = None
 
     def compact(self, **options: Any) -> Result:
         """Remove what has become all-zero; see :func:`secateur.compact`, whose options it takes.

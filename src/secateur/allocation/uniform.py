@@ -9,6 +9,7 @@ import numpy as np
 
 from secateur.allocation.base import ALLOCATIONS, Allocation
 from secateur.allocation.groups import GroupScores
+from secateur.allocation.problem import Amounts, Problem
 from secateur.errors import InputError, suggestion
 
 __all__ = ["Scope", "Uniform"]
@@ -29,6 +30,10 @@ class Uniform(Allocation):
         every layer, exactly ``floor(units of the output * sparsity)``. ``"auto"`` follows the
         criterion: ``"row"`` under ``wanda``, which compares within an output, else ``"layer"``.
         Units that span or tile outputs are compared within the layer.
+    even : bool, default False
+        Whether groups of the same structure and size lose the same number of units, so that one
+        number can say how large all of them are, as a transformer's configuration does. It may go
+        below the budget by a unit of each such group.
 
     Examples
     --------
@@ -40,13 +45,27 @@ class Uniform(Allocation):
 
     name = "uniform"
 
-    def __init__(self, scope: Scope = "auto") -> None:
+    def __init__(self, scope: Scope = "auto", even: bool = False) -> None:
         if scope not in get_args(Scope):
             raise InputError(
                 f"allocation 'uniform': unknown scope {scope!r}"
                 + suggestion(str(scope), get_args(Scope))
             )
-        self.scope = scope
+        self.scope, self.even = scope, even
+
+    @property
+    def by_kind(self) -> bool:  # type: ignore[override]
+        return self.even
+
+    def amounts(self, problem: Problem) -> Amounts:
+        amounts = super().amounts(problem)
+        if not self.even:
+            return amounts
+        most: dict[tuple[str, int], int] = {}
+        keys = [(group.kind, len(group.scores)) for group in problem.groups]
+        for key, count in zip(keys, amounts, strict=True):
+            most[key] = max(most.get(key, 0), count)
+        return problem.floor([most[key] for key in keys])
 
     def by_row(self, scope: str) -> bool:
         return "row" in (self.scope, scope if self.scope == "auto" else "")

@@ -8,6 +8,13 @@ from typing import Annotated
 import typer
 
 from secateur.cli.group import when_stopped
+from secateur.cli.language import (
+    blockwise,
+    check_method,
+    check_text,
+    show_blockwise,
+    text_options,
+)
 from secateur.cli.opening import consoles, open_model
 from secateur.cli.options import (
     RANDOM,
@@ -76,9 +83,30 @@ def prune(
         str | None,
         typer.Option(
             help="For criteria that look at data, its training part, and for --evaluate accuracy: "
-            "digits or package.module:callable."
+            "digits, text:PATH or package.module:callable."
         ),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="wanda|sparsegpt|magnitude",
+            help="Make a language model sparse block by block instead, by --sparsity.",
+        ),
+    ] = None,
+    sparsity: Annotated[
+        str | None, typer.Option(metavar="2:4", help="For --method: a share as 0.5, or N:M.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Of --data text:PATH, default the tokenizer.json of an hf:FOLDER, else bytes.",
+        ),
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=2, help="Tokens in a sequence of --data text:PATH.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Sequences that --method looks at.")] = 128,
     evaluate: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +150,7 @@ def prune(
     if compact and "auto" in (rounding.values() if isinstance(rounding, dict) else [rounding]):
         raise InputError("--compact does not know latencies; write --round-to with numbers only")
     workers, table = engine_of(engine, address), latency_of(latency)
+    check_method(method, sparsity, limits, data, granularity)
 
     from rich.markup import escape
 
@@ -147,8 +176,16 @@ def prune(
             if data is not None:
                 from secateur.data import load_data
 
-                splits = load_data(data, seed=seed)
+                splits = load_data(data, seed=seed, **text_options(data, model, tokenizer, length))
+                check_text(data, splits, net)
             measure = measure_of(evaluate, splits, batch_size)
+        if method is not None and sparsity is not None and splits is not None:
+            with steps.step("Pruning block by block") as tick:
+                done = blockwise(net, splits, method, sparsity, samples, batch_size, ignore, tick)
+            with steps.step("Saving"):
+                saved = save(net, out)
+            show_blockwise(console, done, saved)
+            return
         with steps.step("Pruning" + (" and verifying" if verify else "")) as tick:
             result = run(
                 net,

@@ -7,9 +7,11 @@ from secateur.criteria.apoz import APoZ
 from secateur.criteria.base import CRITERIA, Criterion, Scores
 from secateur.criteria.bn_scale import BNScale
 from secateur.criteria.elementwise import ElementwiseCriterion
+from secateur.criteria.flap import FLAP
 from secateur.criteria.fpgm import FPGM
 from secateur.criteria.gradient import Gradient
 from secateur.criteria.grasp import GraSP
+from secateur.criteria.head_importance import HeadImportance
 from secateur.criteria.hrank import HRank
 from secateur.criteria.lasso import Lasso
 from secateur.criteria.magnitude import L1, L2, LP
@@ -31,6 +33,7 @@ from secateur.criteria.woodfisher import WoodFisher
 
 __all__ = [
     "CRITERIA",
+    "FLAP",
     "FPGM",
     "L1",
     "L2",
@@ -47,6 +50,7 @@ __all__ = [
     "GraSP",
     "Gradient",
     "HRank",
+    "HeadImportance",
     "Lasso",
     "MeanActivation",
     "Random",

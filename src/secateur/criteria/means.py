@@ -14,7 +14,7 @@ from secateur.errors import InputError
 from secateur.inputs import named_tensors, replace_tensors
 from secateur.observing.reading import Reading
 
-__all__ = ["Mean", "each_sample_gradient", "mean_gradients", "sample_gradients"]
+__all__ = ["Mean", "Samples", "each_sample_gradient", "mean_gradients", "sample_gradients"]
 
 
 class Mean:
@@ -116,7 +116,7 @@ def each_sample_gradient(
     return stream_gradients(
         reading.model,
         names,
-        _Samples(reading),
+        Samples(reading),
         handed,
         after_batch=lambda: None,
         loss=reading.loss,
@@ -124,7 +124,7 @@ def each_sample_gradient(
     )
 
 
-class _Samples:
+class Samples:
     """The samples of every batch, each a batch of one."""
 
     def __init__(self, reading: Reading) -> None:

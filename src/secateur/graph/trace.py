@@ -134,6 +134,8 @@ class Trace:
         Values that left the model.
     module_inputs : dict
         Module path -> values that its first call was given.
+    module_outputs : dict
+        Module path -> values that each of its calls in inference returned.
     training_only : list of Node
         The operations of a pass in training mode, recorded where inference leaves parameters
         unused (an auxiliary head): what they read shrinks too.
@@ -146,6 +148,7 @@ class Trace:
     nodes: list[Node]
     outputs: list[tuple[str, int]]
     module_inputs: dict[str, list[int]]
+    module_outputs: dict[str, list[list[int]]] = dataclasses.field(default_factory=dict)
     training_only: list[Node] = dataclasses.field(default_factory=list)
     hollow: bool = False
 
@@ -193,6 +196,7 @@ class Recorder(TorchDispatchMode):
         self.values: list[Value] = []
         self.nodes: list[Node] = []
         self.module_inputs: dict[str, list[int]] = {}
+        self.module_outputs: dict[str, list[list[int]]] = {}
         self._on_node = on_node
         self._known: dict[int, tuple[Any, int]] = {}
         self._paths = {id(module): path for path, module in model.named_modules()}
@@ -305,7 +309,10 @@ class Recorder(TorchDispatchMode):
             self.module_inputs.setdefault(path, [self.index_of(tensor) for tensor in tensors])
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
-            self._stack.pop()
+            path = self._stack.pop()
+            tensors = [tensor for _, tensor in named_tensors(output)]
+            returned = [self.index_of(tensor) for tensor in tensors]
+            self.module_outputs.setdefault(path, []).append(returned)
 
         register = torch.nn.modules.module
         before = register.register_module_forward_pre_hook(enter)
@@ -348,6 +355,7 @@ def _record(model: nn.Module, inputs: Inputs, hollow: Hollow | None) -> Trace:
             output = run(model, inputs)
         outputs = [(name, recorder.index_of(tensor)) for name, tensor in named_tensors(output)]
     nodes = list(recorder.nodes)
+    returned = {path: list(calls) for path, calls in recorder.module_outputs.items()}
     if _unused(model, recorder, nodes):
         outputs += _record_training(model, inputs, recorder)
     return Trace(
@@ -355,6 +363,7 @@ def _record(model: nn.Module, inputs: Inputs, hollow: Hollow | None) -> Trace:
         nodes,
         outputs,
         recorder.module_inputs,
+        returned,
         recorder.nodes[len(nodes) :],
         hollow is not None,
     )

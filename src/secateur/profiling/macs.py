@@ -126,7 +126,7 @@ def _product(left: Shape, right: Shape) -> int:
     return prod(left) * (right[-1] if len(right) > 1 else 1)
 
 
-@_counts("mm", "bmm", "mv", "dot", "vdot", "_int_mm", "_scaled_mm")
+@_counts("mm", "bmm", "mv", "dot", "vdot", "_int_mm", "_scaled_mm", "_grouped_mm")
 def _matrix_product(inputs: Shapes, outputs: Shapes, args: tuple[Any, ...]) -> int:
     return _product(_shape(inputs, 0), _shape(inputs, 1))
 

@@ -14,6 +14,8 @@ from secateur.errors import PlanError, suggestion
 from secateur.graph.trace import named_state
 from secateur.masks import effective, keeper_of, places, put_masks
 from secateur.plan import Plan, remember
+from secateur.surgery.configured import give_config
+from secateur.surgery.dropping import drop, dropped_parameters
 from secateur.surgery.graph_form import check_form
 from secateur.surgery.transaction import transaction
 from secateur.tensors import INTEGERS, swap_data
@@ -147,7 +149,7 @@ def check_fits(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
             raise PlanError(
                 f"the plan is for another model: this one has no {name!r}{suggestion(name, state)}"
             )
-    for path in plan.attributes:
+    for path in (*plan.attributes, *plan.dropped, *plan.biased):
         if path not in modules:
             raise PlanError(f"the plan is for another model: this one has no module {path!r}")
     return state
@@ -161,6 +163,7 @@ def apply_plan(
 ) -> None:
     """See :meth:`secateur.plan.Plan.apply`."""
     state = check_fits(plan, model)
+    gone = dropped_parameters(model, plan.dropped)
     if ema is not None:
         check_fits(plan, ema)
     with transaction(model):
@@ -170,6 +173,7 @@ def apply_plan(
                 _operate(plan, ema, check_fits(plan, ema))
         if optimizer is not None:
             _follow(plan, state, optimizer)
+            _forget(gone, optimizer)
 
 
 def _operate(plan: Plan, model: nn.Module, state: dict[str, Tensor]) -> None:
@@ -207,7 +211,19 @@ def _operate(plan: Plan, model: nn.Module, state: dict[str, Tensor]) -> None:
     for module in modules.values():
         if isinstance(module, nn.RNNBase) and plan.removed:
             module.flatten_parameters()
+    for path in plan.biased:
+        modules[path].bias = _zero_bias(modules[path])
+    drop(model, plan.dropped)
+    give_config(model, plan.config)
     remember(model, plan)
+
+
+def _zero_bias(module: nn.Module) -> nn.Parameter:
+    """A bias that changes nothing, for a linear layer or a convolution without one."""
+    weight = module.get_parameter("weight")
+    # GPT-2's linear layers store their weight transposed.
+    outputs = weight.shape[1 if hasattr(module, "nf") else 0]
+    return nn.Parameter(weight.detach().new_zeros(outputs), requires_grad=weight.requires_grad)
 
 
 def renumber(values: Tensor, removed: list[int]) -> Tensor:
@@ -248,3 +264,12 @@ def _follow(plan: Plan, state: dict[str, Tensor], optimizer: torch.optim.Optimiz
         for key, value in entry.items():
             if isinstance(value, Tensor) and list(value.shape) == dense and value.dim():
                 entry[key] = cut(value, dims)
+
+
+def _forget(gone: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """Take parameters of modules that are left out from an optimizer."""
+    numbers = {id(parameter) for parameter in gone}
+    for group in optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in numbers]
+    for parameter in gone:
+        optimizer.state.pop(parameter, None)

@@ -46,6 +46,7 @@ class Runner(Recorder):
         flat = result if isinstance(result, (tuple, list)) else (result,)
         found = [tuple(t.shape) for t in flat if isinstance(t, Tensor)]
         wanted = [self.sizes.shape(index) for index in dense.outputs]
+        wanted = [self._free(*each) for each in zip(dense.outputs, wanted, found, strict=False)]
         if found != wanted:
             wrong = [
                 (output, dim)
@@ -57,6 +58,16 @@ class Runner(Recorder):
         self._compare_scales(at, dense, node)
         self.position += 1
         return result
+
+    def _free(self, index: int, due: tuple[int, ...], got: tuple[int, ...]) -> tuple[int, ...]:
+        """What is due, where anything depends on it: a blank that nothing meets has any size."""
+        layout = self.sizes.graph.propagation.layout(index)
+        if len(due) != len(got):
+            return due
+        return tuple(
+            b if lane is not None and lane.ids is None else a
+            for a, b, lane in zip(due, got, layout, strict=True)
+        )
 
     def _compare_scales(self, at: int, dense: Node, node: Node) -> None:
         changes = self.scales[at] = []

@@ -21,6 +21,9 @@ from secateur.surgery.compare import Runner
 
 __all__ = ["Follower", "replaced"]
 
+# In as many parts code cuts what it projected at once: queries, keys, values and a gate.
+PARTS = 4
+
 Change = tuple[Any, Any, "tuple[int, int] | None"]
 
 
@@ -163,6 +166,21 @@ class Follower:
                 yield [change], keys
         if len(matching) > 1:
             yield changes, list(matching)
+        for old, new, where in changes:
+            if isinstance(old, int) and isinstance(new, int):
+                yield from self._factors(module, path, (old, new, where))
+
+    def _factors(
+        self, module: nn.Module, path: str, change: Change
+    ) -> Iterator[tuple[list[Change], list[str]]]:
+        """Attributes that the code multiplies to the size: the width of query, key and value."""
+        old, new, where = change
+        for count in range(2, PARTS + 1):
+            if old % count == 0 and new % count == 0:
+                part = (old // count, new // count, where)
+                for key in module.__dict__:
+                    if self._wanted(module, path, key, part):
+                        yield [part], [key]
 
     def _wanted(self, module: nn.Module, path: str, key: str, change: Change) -> bool:
         if key.startswith(("_", "size_of_")):

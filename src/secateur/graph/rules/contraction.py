@@ -106,6 +106,22 @@ def addmm(p: Propagation, node: Node) -> list[Layout]:
     return [add_bias(p, layout, node.args[0], node)]
 
 
+@rule("aten::_grouped_mm")
+def grouped_mm(p: Propagation, node: Node) -> list[Layout]:
+    """``[rows, k] @ [experts, k, n]``: every run of rows by a matrix of its own."""
+    a, b = node.args[:2]
+    if len(p.shape(a)) != 2 or len(p.shape(b)) != 3:
+        return p.give_up(node, "its matrices are grouped another way than by rows")
+    layout = p.layout(b)
+    p.pin(layout, [0], "a matrix of it is taken by value")
+    at = own_dim(p, b, 2)
+    if at is not None:
+        p.producers.setdefault(p.value(p.roots[b.index]).name, set()).add(at)
+    p.ledger.unite([p.aligned(a)[1], p.aligned(b)[1]], {}, p.why(FIXED))
+    p.contracts((a.index, 1), (b.index, 1))
+    return [[None, p.aligned(b)[2]]]
+
+
 @rule("aten::mv", "aten::addmv")
 def mv(p: Propagation, node: Node) -> list[Layout]:
     a, b = node.args[-2:]
