@@ -55,6 +55,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     InputError
         Where the model holds something that is not a plain tensor: uninitialised or on the meta
         device, sparse or quantised, or a module's extra state.
+    WriteError
+        Where there is no room for the file.
 
     Examples
     --------

@@ -103,6 +103,8 @@ def export(
         Where the model cannot be expressed in ONNX, or ONNX Runtime computes something else.
     InputError
         Where the model rejects the inputs, or they hold no tensor.
+    WriteError
+        Where there is no room for the file.
     MissingExtraError
         Where onnx, onnxscript or (to check) onnxruntime is not installed.
 
