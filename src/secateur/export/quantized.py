@@ -113,6 +113,8 @@ def quantize(
         For an unknown method or calibration.
     ExportError
         Where the model cannot be exported or quantised.
+    WriteError
+        Where there is no room for the file.
     MissingExtraError
         Where onnx, onnxscript or onnxruntime is not installed.
 

@@ -67,6 +67,8 @@ def save(
         ``format="sparse"``.
     UnknownNameError
         For an unknown format.
+    WriteError
+        Where there is no room for the file.
 
     Examples
     --------
