@@ -395,3 +395,24 @@ def test_whoever_watches_sees_the_operator(model: nn.Sequential) -> None:
     assert model(x.requires_grad_()).requires_grad
     traced = torch.jit.trace(model, x.detach(), check_trace=False)
     assert torch.equal(traced(x.detach() * 2), model(x.detach() * 2))
+
+
+@pytest.mark.parametrize("height", [1, 4, 16])
+@pytest.mark.parametrize("channels", [300, 700])
+def test_tiles_of_unlike_widths_take_their_parts_apart(
+    variant: str, channels: int, height: int
+) -> None:
+    """How many parts are taken at once depends on the width, which differs from tile to tile."""
+    generator = torch.Generator().manual_seed(0)
+    dense = nn.Conv2d(channels, 40, 1)
+    with torch.no_grad():
+        dense.weight.copy_(masked(dense.weight, height, 0.3, generator))
+    layer = sparse.SparseConv2d.from_dense(dense, height, "relu6")
+    for rows in (2, 7, 11, 13, 19):
+        x = torch.randn(1, channels, rows, 12, generator=generator)
+        with using(variant), torch.no_grad():
+            found = layer(x)
+        exact = functional.relu6(
+            functional.conv2d(x.double(), dense.weight.double(), dense.bias.double())
+        )
+        assert_near(found, exact.detach(), channels)

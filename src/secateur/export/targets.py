@@ -98,6 +98,8 @@ def export(
         has none.
     UnknownNameError
         For an unknown target.
+    WriteError
+        Where there is no room for the file.
     MissingExtraError
         Where a package of the target is not installed.
 

@@ -8,6 +8,7 @@ from secateur.sparse.convolution import SparseConv2d
 from secateur.sparse.layout import Packed, pack
 from secateur.sparse.library import use_variant, variant, variants
 from secateur.sparse.linear import SparseLinear
+from secateur.sparse.memory import keep_memory
 
 __all__ = [
     "Choice",
@@ -16,6 +17,7 @@ __all__ = [
     "SparseConv2d",
     "SparseLinear",
     "compile",
+    "keep_memory",
     "pack",
     "use_variant",
     "variant",

@@ -38,9 +38,9 @@ INLINE Vector error_function(Vector x) {
     return choose(x < 0.0f, -result, result);
 }
 
-INLINE Vector clamp(Vector x, float low, float high) {
-    x = choose(x < low, broadcast(low), x);
-    return choose(x > high, broadcast(high), x);
+INLINE Vector clamp(Vector x, Vector low, Vector high) {
+    x = choose(x < low, low, x);
+    return choose(x > high, high, x);
 }
 
 INLINE Vector activate(Vector x, int activation) {
@@ -48,9 +48,9 @@ INLINE Vector activate(Vector x, int activation) {
     case RELU:
         return choose(x < 0.0f, broadcast(0.0f), x);
     case RELU6:
-        return clamp(x, 0.0f, 6.0f);
+        return clamp(x, broadcast(0.0f), broadcast(6.0f));
     case HARDSWISH:
-        return x * clamp(x + 3.0f, 0.0f, 6.0f) / 6.0f;
+        return x * clamp(x + 3.0f, broadcast(0.0f), broadcast(6.0f)) / 6.0f;
     case SILU:
         return x / (1.0f + exponential(-x));
     case GELU:

@@ -4,7 +4,7 @@
 
 #include "tiles.h"
 
-enum { FLOATS_IN_CACHE = 1 << 14, LONGEST_SORTED = 63 };
+enum { FLOATS_IN_CACHE = 1 << 14, LONGEST_SORTED = 63, SOME_PARTS = -1 };
 
 static int64_t parts_of(int64_t columns) {
     return most(divide_up(columns, PART), 1);
@@ -41,26 +41,34 @@ static void take_turns(const Rows *r, int rows, int64_t part, int64_t next, Turn
 }
 
 /* The sums of those outputs into lines `pitch` apart, up to the next whole tile of rows. As many parts at
-   once as have their activations in the first caches. */
-static void sum_rows(const Rows *r, const float *positions, const Place *places, int placed, float *lines,
-                     int64_t width, int64_t pitch) {
+   once as have their activations in the first caches. `turn` is the same for all positions of the same
+   rows, with rows_each 0 at first: where all parts go at once, it is made once. */
+static void sum_rows(const Rows *r, Turn *turn, const float *positions, const Place *places, int placed,
+                     float *lines, int64_t width, int64_t pitch) {
     const Weights *weights = r->weights;
-    const int rows = rows_of(weights->height, width / LANES);
+    const int rows = rows_of(weights->height, width / LANES), activation = weights->activation;
     const Tile tile = find_tile(weights->wide, placed, rows, width / LANES);
     const int64_t together = most(FLOATS_IN_CACHE / (PART * width), 1);
-    Turn turn;
-    for (int64_t row = 0; row < divide_up(r->last - r->first, rows) * rows; row++)
-        turn.bias[row] = r->bias && r->first + row < r->outputs ? r->bias[r->first + row] : 0.0f;
+    const int cheap = activation == RELU || activation == RELU6;
+    if (!turn->rows_each)
+        for (int64_t row = 0; row < divide_up(r->last - r->first, MOST_ROWS) * MOST_ROWS; row++)
+            turn->bias[row] = r->bias && r->first + row < r->outputs ? r->bias[r->first + row] : 0.0f;
+    turn->lowest = 0.0f;
+    turn->highest = activation == RELU6 ? 6.0f : __builtin_inff();
     for (int64_t part = 0; part < r->parts; part += together) {
-        turn.fresh = part == 0;
-        take_turns(r, rows, part, least(part + together, r->parts), &turn);
-        tile(r, &turn, positions, places, lines, pitch);
+        const int64_t next = least(part + together, r->parts);
+        const int all = part == 0 && next == r->parts;
+        if (!all || turn->rows_each != rows) take_turns(r, rows, part, next, turn);
+        turn->rows_each = all ? rows : SOME_PARTS;
+        turn->fresh = part == 0;
+        turn->clamped = cheap && next == r->parts;
+        tile(r, turn, positions, places, lines, pitch);
     }
-    if (weights->activation != NONE)
+    if (activation != NONE && !cheap)
         for (int64_t row = 0; row < r->last - r->first; row++)
             for (int64_t at = 0; at < width; at += LANES) {
                 float *to = lines + row * pitch + at;
-                store(to, activate(load(to), weights->activation));
+                store(to, activate(load(to), activation));
             }
 }
 

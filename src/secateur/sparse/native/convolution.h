@@ -46,6 +46,8 @@ static void fill_channels(const Convolution *c, const Planes *p, const Weights *
     const int64_t vectors = panel.to - panel.from;
     const int64_t tiles = divide_up(vectors, most_vectors(rows_of((int)height, vectors)));
     const Place places = {0, offsets};
+    Turn turn;
+    turn.rows_each = 0;
     const Rows rows = {weights, panel.group * divide_up(p->outputs, height),
                        parts_of(p->columns), p->outputs, first, last,
                        weights->bias ? weights->bias + panel.group * p->outputs : NULL};
@@ -56,9 +58,9 @@ static void fill_channels(const Convolution *c, const Planes *p, const Weights *
         const int whole = p->pitch == c->out_columns && position + width <= size &&
                           (last - first) % height == 0;
         if (whole)
-            sum_rows(&rows, planes + from * LANES, &places, 1, y + position, width, size);
+            sum_rows(&rows, &turn, planes + from * LANES, &places, 1, y + position, width, size);
         else {
-            sum_rows(&rows, planes + from * LANES, &places, 1, lines, width, width);
+            sum_rows(&rows, &turn, planes + from * LANES, &places, 1, lines, width, width);
             keep_outputs(c, p, lines, width, last - first, position, y);
         }
     }

@@ -34,7 +34,9 @@ static void fill_outputs(const Linear *shape, const Weights *weights, const floa
     const Place places = {(size_t)width, NULL};
     const Rows rows = {weights, 0, parts_of(shape->inputs), shape->outputs, first, last,
                        weights->bias};
-    sum_rows(&rows, panel, &places, 0, lines, width, width);
+    Turn turn;
+    turn.rows_each = 0;
+    sum_rows(&rows, &turn, panel, &places, 0, lines, width, width);
     for (int64_t line = first; line < last; line += OUTPUTS_A_LINE)
         transpose(lines + (line - first) * width, width, least(OUTPUTS_A_LINE, last - line), valid,
                   y + token * shape->outputs + line, shape->outputs, 8);

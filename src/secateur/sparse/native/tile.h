@@ -13,6 +13,7 @@ static void TILE(const Rows *r, const Turn *turn, const float *restrict position
     const Weights *weights = r->weights;
     const COLUMN *all_columns = weights->columns;
     const int64_t height = weights->height;
+    const Vector lowest = broadcast(turn->lowest), highest = broadcast(turn->highest);
     for (int64_t i = 0; i < turn->count; i++) {
         const COLUMN *restrict columns = all_columns + turn->columns[i];
         const float *restrict values = weights->values + turn->values[i];
@@ -55,6 +56,7 @@ static void TILE(const Rows *r, const Turn *turn, const float *restrict position
             UNROLLED for (int at = 0; at < VECTORS; at++) {
                 UNROLLED for (int chain = 1; chain < CHAINS; chain++)
                     sums[0][row][at] += sums[chain][row][at];
+                if (turn->clamped) sums[0][row][at] = clamp(sums[0][row][at], lowest, highest);
                 store(out + row * pitch + at * LANES, sums[0][row][at]);
             }
     }

@@ -29,7 +29,10 @@ enum { ROWS_IN_LINES = ROWS_A_TASK + MOST_HEIGHT };
 /* The tiles of rows of one part, in the order that they are computed in. */
 typedef struct {
     int64_t count;
-    int fresh; /* whether sums begin with the bias, instead of what is in the lines */
+    int rows_each;          /* of the tiles that all parts are held for; 0 at first */
+    int fresh;              /* whether sums begin with the bias, instead of what is in the lines */
+    int clamped;            /* whether they end between the following two */
+    float lowest, highest;
     float bias[ROWS_IN_LINES];
     int64_t columns[ROWS_IN_LINES], values[ROWS_IN_LINES]; /* where they begin */
     int32_t lengths[ROWS_IN_LINES], rows[ROWS_IN_LINES];
