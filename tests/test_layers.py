@@ -29,7 +29,7 @@ selection recover models
 data
 sparsity
 attached
-regularizers schedules sharing quantization
+regularizers schedules sharing quantization semi_structured
 callbacks
 request result
 refit choose scan

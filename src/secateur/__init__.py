@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from secateur.profiling import Profile, profile
     from secateur.prune import prune
     from secateur.pruner import Pruner
+    from secateur.quantization import quantize_aware, quantize_linear
     from secateur.recover import (
         Distillation,
         accuracy,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from secateur.result import Result
     from secateur.scan import Evaluation
     from secateur.schedules import Rewind, dynamic
+    from secateur.semi_structured import to_semi_structured
     from secateur.sensitivity import sensitivity
     from secateur.sharing import share_weights
     from secateur.sparsity.permute import permute_for_nm
@@ -68,6 +70,8 @@ _HOMES = {
     "permute_for_nm": "secateur.sparsity.permute",
     "profile": "secateur.profiling",
     "prune": "secateur.prune",
+    "quantize_aware": "secateur.quantization",
+    "quantize_linear": "secateur.quantization",
     "recalibrate_batchnorm": "secateur.recover",
     "reconstruct": "secateur.recover",
     "recover": "secateur.recover",
@@ -77,6 +81,7 @@ _HOMES = {
     "sensitivity": "secateur.sensitivity",
     "share_weights": "secateur.sharing",
     "to_graph": "secateur.surgery.graph_form",
+    "to_semi_structured": "secateur.semi_structured",
     "trace": "secateur.graph",
 }
 
@@ -111,6 +116,8 @@ __all__ = [
     "plot",
     "profile",
     "prune",
+    "quantize_aware",
+    "quantize_linear",
     "recalibrate_batchnorm",
     "reconstruct",
     "recover",
@@ -120,6 +127,7 @@ __all__ = [
     "sensitivity",
     "share_weights",
     "to_graph",
+    "to_semi_structured",
     "trace",
 ]
 

@@ -15,12 +15,18 @@ from secateur.plan import Plan, history
 from secateur.profiling import Timing
 from secateur.recipes.folder import START, RunFolder
 from secateur.recipes.reading import Read
+from secateur.recipes.sections import sections_of
 from secateur.recipes.work import model_at
 from secateur.recover import Epoch, History
 from secateur.report import Check, CoupledGroup, Milestone, Point, Report, Stage, write_report
 from secateur.report.collect import layer_widths, masked_weights, weight_histograms
 
 __all__ = ["points_of", "stage_of", "write_summary"]
+
+# Where exports are checked.
+RUNTIMES = {
+    "openvino": "OpenVINO", "torch": "PyTorch", "aoti": "AOTInductor", "executorch": "ExecuTorch"
+}  # fmt: skip
 
 
 def write_summary(
@@ -78,6 +84,7 @@ def _report(
         points=points_of(stages),
         masks=masked_weights(final),
         scan=_scan(noted),
+        sections=list(sections_of(stages, final)),
         recipe=(folder.path / "recipe.yaml").read_text(encoding="utf-8"),
     )
 
@@ -137,7 +144,8 @@ def _checks(stages: Sequence[Mapping[str, Any]]) -> list[Check]:
         elif "dense_bytes" in notes:
             text = "differs, being rounded, by this share of the largest output:"
         else:
-            text = "computes in ONNX Runtime what the model does; largest difference"
+            runtime = RUNTIMES.get(notes.get("target", "onnx"), "ONNX Runtime")
+            text = f"computes in {runtime} what the model does; largest difference"
         checks.append(Check(f"{stage['name']} {text} {error:.2g}", stage["label"]))
     return checks
 
