@@ -258,6 +258,14 @@ def test_where_tensorrt_is_installed_it_builds_the_engine(tmp_path, monkeypatch,
     assert trtexec_line(Path("a b.onnx"), Path("c")).startswith("trtexec '--onnx=a b.onnx'")
 
 
+def test_an_executorch_program_computes_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("executorch.runtime")
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
+    made = sc.export(model, torch.randn(2, 3, 8, 8), tmp_path / "m.pte")
+    assert made.target == "executorch" and not made.dynamic and made.path.stat().st_size > 0
+    assert made.error is not None and made.error < 1e-4
+
+
 def test_what_cannot_be_is_one_clear_error(tmp_path: Path, monkeypatch) -> None:
     model, x = nn.Linear(8, 4), torch.randn(2, 8)
     with pytest.raises(UnknownNameError, match="did you mean 'openvino'"):

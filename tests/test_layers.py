@@ -29,7 +29,7 @@ selection recover models
 data
 sparsity
 attached blockwise
-regularizers schedules dynamic sharing quantization
+regularizers schedules dynamic sharing quantization semi_structured
 callbacks
 request result
 refit choose scan

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import secateur as sc
 from secateur.errors import InputError, UnknownNameError
 from secateur.export import quantize
 from secateur.export.check import OnnxSession
@@ -86,6 +87,43 @@ def test_large_activations_do_not_overflow(tmp_path: Path) -> None:
     made = quantize(model, images, tmp_path / "q.onnx", [(images, None)])
     (actual,) = OnnxSession(made.path)(made.inputs, [images])
     torch.testing.assert_close(actual, torch.full((2, 64), 192.0), rtol=0.02, atol=0)
+
+
+def test_openvino_computes_the_same_integers(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from secateur.export.openvino import OpenVinoSession
+
+    model, data = net(), batches()
+    images = data[0][0]
+    made = quantize(model, images[:2], tmp_path / "q.xml", data)
+    assert {file.name for file in tmp_path.iterdir()} == {"q.xml", "q.bin"}
+    session = OpenVinoSession(made.path)
+    (actual,) = session(made.inputs, [images])
+    with torch.no_grad():
+        expected = model(images)
+    assert 0 < (actual - expected).abs().max() / expected.abs().max() < 0.1
+    # What the plugin says that it runs, layer by layer.
+    told = [node.get_rt_info() for node in session.model.get_runtime_model().get_ordered_ops()]
+    ran = {each["layerType"].astype(str): each["runtimePrecision"].astype(str) for each in told}
+    assert ran["Convolution"] in ("u8", "i8")
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_zeros_of_pruned_weights_are_the_integer_zero(method: str, tmp_path: Path) -> None:
+    model, data = net(), batches()
+    images = data[0][0]
+    sc.prune(model, images[:2], granularity="element", budget={"sparsity": 0.8})
+    made = quantize(model, images[:2], tmp_path / "q.onnx", data, method=method)  # type: ignore[arg-type]
+    sizes = {model[5].weight.numel()} | ({model[2].weight.numel()} if method == "static" else set())
+    zeros = {5: int((model[5].weight == 0).sum()), 2: int((model[2].weight == 0).sum())}
+    arrays = [onnx.numpy_helper.to_array(each) for each in onnx.load(made.path).graph.initializer]
+    found = [array for array in arrays if array.dtype == "int8" and array.size in sizes]
+    assert len(found) == len(sizes)
+    for array in found:
+        # Small weights may round to zero as well; none that was pruned may leave it.
+        pruned = next(at for at in (2, 5) if model[at].weight.numel() == array.size)
+        assert (array == 0).sum() >= zeros[pruned]
+        assert (array == 0).mean() < 0.9
 
 
 def test_what_cannot_be_quantised_is_one_clear_error(tmp_path: Path) -> None:

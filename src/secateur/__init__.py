@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from secateur.profiling import Profile, profile
     from secateur.prune import prune
     from secateur.pruner import Pruner
+    from secateur.quantization import quantize_aware, quantize_linear
     from secateur.recover import (
         Distillation,
         accuracy,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from secateur.result import Result
     from secateur.scan import Evaluation
     from secateur.schedules import Rewind, dynamic_sparsity
+    from secateur.semi_structured import to_semi_structured
     from secateur.sensitivity import sensitivity
     from secateur.sharing import share_weights
     from secateur.sparsity.permute import permute_for_nm
@@ -73,6 +75,8 @@ _HOMES = {
     "profile": "secateur.profiling",
     "prune": "secateur.prune",
     "prune_blockwise": "secateur.blockwise",
+    "quantize_aware": "secateur.quantization",
+    "quantize_linear": "secateur.quantization",
     "recalibrate_batchnorm": "secateur.recover",
     "reconstruct": "secateur.recover",
     "recover": "secateur.recover",
@@ -82,6 +86,7 @@ _HOMES = {
     "sensitivity": "secateur.sensitivity",
     "share_weights": "secateur.sharing",
     "to_graph": "secateur.surgery.graph_form",
+    "to_semi_structured": "secateur.semi_structured",
     "trace": "secateur.graph",
 }
 
@@ -120,6 +125,8 @@ __all__ = [
     "profile",
     "prune",
     "prune_blockwise",
+    "quantize_aware",
+    "quantize_linear",
     "recalibrate_batchnorm",
     "reconstruct",
     "recover",
@@ -130,6 +137,7 @@ __all__ = [
     "share_weights",
     "sparse",
     "to_graph",
+    "to_semi_structured",
     "trace",
 ]
 

@@ -91,7 +91,7 @@ def export_onnx(
             exported = job.write(dynamic=False)
             warnings.warn(
                 f"the batch size is fixed at {job.inputs.batch} in {path.name}: {reason}",
-                stacklevel=2,
+                stacklevel=3,
             )
             return exported
 

@@ -19,7 +19,7 @@ from secateur.files import replacing
 from secateur.inputs import ExampleInputs, as_inputs, evaluating
 from secateur.latency.runtimes import openvino_core
 
-__all__ = ["export_openvino", "to_openvino"]
+__all__ = ["OpenVinoSession", "export_openvino", "to_openvino"]
 
 
 def export_openvino(
@@ -49,9 +49,14 @@ def export_openvino(
             to_openvino(made.path, draft)
             error = None
             if check:
+                session = OpenVinoSession(draft)
                 with evaluating(model):
                     error = worst_difference(
-                        FlatModel(model, flat), _Compiled(draft, made), cases, tolerance, "OpenVINO"
+                        FlatModel(model, flat),
+                        lambda tensors: session(made.inputs, tensors),
+                        cases,
+                        tolerance,
+                        "OpenVINO",
                     )
             size = sum(file.stat().st_size for file in draft.parent.iterdir())
     return dataclasses.replace(made, path=path, size=size, error=error, target="openvino")
@@ -73,20 +78,35 @@ def to_openvino(onnx: Path, path: Path) -> None:
         raise ExportError(f"OpenVINO cannot convert the model ({first_line(error)})") from error
 
 
-class _Compiled:
-    """The file, compiled for this processor in the precision that it has."""
+class OpenVinoSession:
+    """OpenVINO's file, or an ONNX file, compiled for this processor in the precision that it has.
 
-    def __init__(self, path: Path, made: Exported) -> None:
+    Raises
+    ------
+    ExportError
+        Where OpenVINO cannot load the file, or cannot run it on given inputs.
+    """
+
+    def __init__(self, path: Path) -> None:
         core = openvino_core()
-        hints = {"INFERENCE_PRECISION_HINT": "f32"}
-        self._model: Any = core.compile_model(core.read_model(path), "CPU", hints)
-        self._names = made.inputs
+        hints = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        try:
+            self.model: Any = core.compile_model(core.read_model(path), "CPU", hints)
+        except Exception as error:
+            raise ExportError(f"OpenVINO cannot load the model ({first_line(error)})") from error
 
-    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        wanted = {name for entry in self._model.inputs for name in entry.names}
+    def __call__(self, names: Sequence[str], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Run on named inputs; return the outputs in the file's order."""
+        wanted = {name for entry in self.model.inputs for name in entry.names}
         feeds = {
             name: tensor.detach().cpu().numpy()
-            for name, tensor in zip(self._names, tensors, strict=True)
+            for name, tensor in zip(names, tensors, strict=True)
             if name in wanted
         }
-        return [torch.from_numpy(value.copy()) for value in self._model(feeds).values()]
+        try:
+            return [torch.from_numpy(value.copy()) for value in self.model(feeds).values()]
+        except Exception as error:
+            raise ExportError(f"OpenVINO cannot run the model ({first_line(error)})") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +22,13 @@ from secateur.errors import (
 )
 from secateur.export.check import OnnxSession, difference
 from secateur.export.onnx import Exported, export_onnx
+from secateur.export.openvino import OpenVinoSession, to_openvino
 from secateur.files import replacing
 from secateur.inputs import ExampleInputs, as_inputs, evaluating, named_tensors, run
 from secateur.observing.batches import read_batch
 from secateur.quiet import quiet
 
-__all__ = ["Quantized", "quantize"]
+__all__ = ["Quantized", "quantize", "session_of"]
 
 METHODS = ("static", "dynamic")
 # ONNX Runtime has no dynamic convolution of signed weights.
@@ -42,7 +43,7 @@ class Quantized:
     Attributes
     ----------
     path : pathlib.Path
-        The ONNX file.
+        The file.
     size, dense_size : int
         Bytes on disk, and those of the same model in float32.
     error : float
@@ -72,12 +73,14 @@ def quantize(
     calibration: str = "minmax",
     opset: int | None = None,
 ) -> Quantized:
-    """Export a model to ONNX with weights, and activations, in 8-bit integers.
+    """Export a model with weights, and activations, in 8-bit integers.
 
     The model is exported in float32, checked against ONNX Runtime, and quantised there: weights to
     signed integers, symmetrically, in their own range for every output channel; activations to
     unsigned ones in the range that they have on the data, with QuantizeLinear and DequantizeLinear
-    around every operation (Jacob et al. 2017, arXiv 1712.05877).
+    around every operation (Jacob et al. 2017, arXiv 1712.05877). Zero is an integer of both, so
+    that pruned weights stay exactly zero; ranges are those of the weights that pruning left.
+    OpenVINO reads the same form, and computes it in integers: for ``.xml`` it is converted.
 
     Parameters
     ----------
@@ -85,7 +88,7 @@ def quantize(
         Left as it is.
     example_inputs : Tensor, tuple or dict
     path : path-like
-        Where to write; its folder is created.
+        Where to write; its folder is created. ONNX, or with ``.xml`` OpenVINO's own format.
     data : iterable, optional
         Batches to calibrate the activations on; static quantisation needs them.
     method : {"static", "dynamic"}
@@ -138,7 +141,11 @@ def quantize(
         raise InputError("static quantisation measures activations on data: pass batches as data=")
     tools = require("onnxruntime.quantization", "export")
     inputs = as_inputs(example_inputs)
-    with replacing(path) as draft, tempfile.TemporaryDirectory(prefix="secateur-") as scratch:
+    converted = Path(path).suffix == ".xml"
+    if converted:
+        require("openvino", "openvino")
+    with replacing(path) as final, tempfile.TemporaryDirectory(prefix="secateur-") as scratch:
+        draft = Path(scratch) / "integers.onnx" if converted else final
         dense = export_onnx(model, inputs, Path(scratch) / "dense.onnx", opset=opset)
         options: dict[str, Any] = {
             "per_channel": per_channel,
@@ -175,8 +182,10 @@ def quantize(
                 f"ONNX Runtime cannot quantise this model ({type(error).__name__}: "
                 f"{first_line(error)})"
             ) from error
-        off = _error(model, inputs, draft, dense)
-        size = draft.stat().st_size
+        if converted:
+            to_openvino(draft, final)
+        off = _error(model, inputs, final, dense)
+        size = sum(file.stat().st_size for file in final.parent.iterdir())
     return Quantized(Path(path), size, dense.size, off, dense.inputs, dense.outputs)
 
 
@@ -221,10 +230,15 @@ def _feeds(dense: Exported, data: Iterable[Any]) -> Iterator[dict[str, Any]]:
         )
 
 
+def session_of(file: Path) -> Callable[[Sequence[str], Sequence[torch.Tensor]], list[torch.Tensor]]:
+    """An exported file, ready to run on named inputs in the runtime that it is for."""
+    return OpenVinoSession(file) if file.suffix == ".xml" else OnnxSession(file)
+
+
 def _error(model: nn.Module, inputs: Any, file: Path, dense: Exported) -> float:
     """How far the file is from the model over the example inputs."""
     with evaluating(model):
         expected = [tensor for _, tensor in named_tensors(run(model, inputs.fresh()))]
     tensors = [tensor for _, tensor in inputs.tensors()]
-    actual = OnnxSession(file)(dense.inputs, tensors)
+    actual = session_of(file)(dense.inputs, tensors)
     return max(difference(one, other) for one, other in zip(expected, actual, strict=True))

@@ -89,7 +89,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs, dynamic_batch: bool
                 warnings.warn(
                     f"the batch size is fixed at {flat.batch}: torch.export cannot leave it free "
                     f"({reason_of(error)})",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
         try:
             return Captured(_captured(model, inputs, None), flat, False, outputs)

@@ -8,6 +8,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from secateur.allocation import as_allocation
 from secateur.criteria.resolve import as_criterion
+from secateur.errors import suggestion
+from secateur.export import TARGETS
 from secateur.latency.runtimes import as_runtime
 from secateur.pruner import Pruner
 from secateur.recipes.base import Entry, named
@@ -63,6 +65,14 @@ class Distill(Entry):
         return self.model_dump(exclude={"teacher"})
 
 
+class QuantizeAware(Entry):
+    """Train for 8-bit integers; see :func:`secateur.quantize_aware`."""
+
+    activations: bool = True
+    reduce_range: bool = True
+    momentum: float = Field(0.9, ge=0, lt=1)
+
+
 class Finetune(StepOptions):
     """Train; see :func:`secateur.recover`.
 
@@ -71,6 +81,8 @@ class Finetune(StepOptions):
     distill : Distill or None
         What is learned from an earlier model; ``distill: {}`` for the one that the recipe starts
         with, and all defaults.
+    quantize_aware : QuantizeAware or None
+        Round weights and inputs to 8 bits meanwhile; ``quantize_aware: {}`` for all defaults.
     batch_size : int or None
         Examples in a batch; the recipe's by default.
     seed : int or None
@@ -89,6 +101,7 @@ class Finetune(StepOptions):
     clip_norm: float | None = Field(None, gt=0)
     accumulate: int = Field(1, ge=1)
     distill: Distill | None = None
+    quantize_aware: QuantizeAware | None = None
     recalibrate: bool | int = True
     ema: float | None = Field(None, gt=0, lt=1)
     patience: int | None = Field(None, ge=1)
@@ -234,24 +247,36 @@ class Sparsify(Deciding):
 
 
 class Export(StepOptions):
-    """Write ONNX into ``exports/``; see :func:`secateur.export`."""
+    """Write a file for a runtime into ``exports/``; see :func:`secateur.export`."""
 
     changes_weights: ClassVar[bool] = False
 
     file: str = "model.onnx"
+    target: str | None = None
     dynamic_batch: bool = True
     opset: int | None = None
     check: bool = True
     tolerance: float = Field(1e-4, gt=0)
 
+    @field_validator("target")
+    @classmethod
+    def _target(cls, value: str | None) -> str | None:
+        if value is not None and value not in TARGETS:
+            raise ValueError(f"unknown target {value!r}{suggestion(value, TARGETS)}")
+        return value
+
 
 class Quantize(StepOptions):
-    """Write ONNX in 8-bit integers into ``exports/``; see :func:`secateur.export.quantize`.
+    """Write the model in 8-bit integers into ``exports/``; see :func:`secateur.export.quantize`.
 
     Attributes
     ----------
     batches : int
         How many training batches the activations are measured on.
+    finetune : Finetune or None
+        Training for 8-bit integers before, with ``quantize_aware``.
+    compare : bool
+        Measure accuracy and latency of all four: dense and pruned, in float32 and in integers.
     """
 
     needs_data: ClassVar[bool] = True
@@ -264,6 +289,18 @@ class Quantize(StepOptions):
     calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
     opset: int | None = None
     batches: int = Field(8, ge=1)
+    finetune: Finetune | None = None
+    compare: bool = True
+
+    @property
+    def training(self) -> Finetune | None:
+        """The training before it, for the integers that it will write."""
+        if self.finetune is None:
+            return None
+        aware = self.finetune.quantize_aware or QuantizeAware.model_validate(
+            {"activations": self.method == "static", "reduce_range": self.reduce_range}
+        )
+        return self.finetune.model_copy(update={"quantize_aware": aware})
 
 
 STEPS: dict[str, type[StepOptions]] = {

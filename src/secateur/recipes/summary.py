@@ -15,6 +15,7 @@ from secateur.profiling import Timing
 from secateur.recipes.folder import START, RunFolder
 from secateur.recipes.metrics import accuracy_of
 from secateur.recipes.reading import Read
+from secateur.recipes.sections import sections_of
 from secateur.recipes.work import model_at
 from secateur.recover import Epoch, History
 from secateur.report import (
@@ -30,6 +31,11 @@ from secateur.report import (
 from secateur.report.collect import layer_widths, masked_weights, weight_histograms
 
 __all__ = ["points_of", "stage_of", "write_summary"]
+
+# Where exports are checked.
+RUNTIMES = {
+    "openvino": "OpenVINO", "torch": "PyTorch", "aoti": "AOTInductor", "executorch": "ExecuTorch"
+}  # fmt: skip
 
 
 def write_summary(
@@ -84,6 +90,7 @@ def _report(
         points=points_of(stages),
         masks=masked_weights(final),
         scan=_scan(noted),
+        sections=list(sections_of(stages, final)),
         recipe=(folder.path / "recipe.yaml").read_text(encoding="utf-8"),
     )
 
@@ -138,7 +145,8 @@ def _checks(stages: Sequence[Mapping[str, Any]]) -> list[Check]:
         elif notes.get("int8"):
             text = "differs, being rounded, by this share of the largest output:"
         else:
-            text = "computes in ONNX Runtime what the model does; largest difference"
+            runtime = RUNTIMES.get(notes.get("target", "onnx"), "ONNX Runtime")
+            text = f"computes in {runtime} what the model does; largest difference"
         size = f", {numbers.bytes_text(notes['bytes'])}" if "bytes" in notes else ""
         checks.append(Check(f"{stage['name']} {text} {error:.2g}", f"{stage['label']}{size}"))
     return checks

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from secateur.recipes.document import Key
 from secateur.recipes.schema import Recipe
-from secateur.recipes.steps import Deciding, StepOptions
+from secateur.recipes.steps import Deciding, Quantize, StepOptions
 
 __all__ = ["Task", "tasks_of"]
 
@@ -64,6 +64,8 @@ def tasks_of(recipe: Recipe) -> list[Task]:
 def _apart(recipe: Recipe) -> Iterator[tuple[str, StepOptions, Key]]:
     for index, step in enumerate(recipe.steps):
         options, key = step.options, ("steps", index, step.kind)
+        if isinstance(options, Quantize) and options.training is not None:
+            yield "finetune", options.training, (*key, "finetune")
         if not isinstance(options, Deciding) or options.steps == 1:
             yield step.kind, options, key
             continue

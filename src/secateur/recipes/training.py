@@ -7,6 +7,7 @@ import dataclasses
 from torch import nn
 
 from secateur.progress import Tick
+from secateur.quantization import quantize_aware
 from secateur.recipes.outcome import Outcome
 from secateur.recipes.steps import Finetune
 from secateur.recipes.tasks import Task
@@ -23,6 +24,8 @@ def finetune(work: Work, task: Task, model: nn.Module, tick: Tick) -> Outcome:
     distill = options.distill
     # Two trainings of one run are not to see the same order and the same dropout.
     seed = work.recipe.seed + task.number if options.seed is None else options.seed
+    given = options.quantize_aware
+    aware = None if given is None else quantize_aware(model, **given.model_dump())
     history = recover(
         model,
         work.training(options.batch_size, seed=seed),
@@ -33,8 +36,11 @@ def finetune(work: Work, task: Task, model: nn.Module, tick: Tick) -> Outcome:
         progress=tick,
         seed=seed,
         accelerator=work.ranks.accelerator or False,
-        **options.model_dump(exclude={"batch_size", "seed", "distill"}),
+        **options.model_dump(exclude={"batch_size", "seed", "distill", "quantize_aware"}),
     )
+    if aware is not None:
+        aware.finish()
     epochs = [dataclasses.asdict(epoch) for epoch in history]
     metrics = [{"epoch": epoch.pop("number"), **epoch} for epoch in epochs]
-    return Outcome(f"trained for {options.epochs} epochs", metrics=metrics)
+    what = "" if aware is None else " in 8-bit steps"
+    return Outcome(f"trained for {options.epochs} epochs{what}", metrics=metrics)

@@ -14,6 +14,7 @@ from secateur.report.content import (
     Width,
 )
 from secateur.report.render import render, write_report
+from secateur.report.section import Section
 from secateur.report.table import Row, comparison
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Point",
     "Report",
     "Row",
+    "Section",
     "Stage",
     "Width",
     "comparison",

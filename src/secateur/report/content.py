@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from secateur.allocation import Sensitivity
     from secateur.profiling.latency import Timing
     from secateur.recover import History
+    from secateur.report.section import Section
 
 __all__ = [
     "Check",
@@ -207,6 +208,8 @@ class Report:
         What every group, or weight, costs alone.
     recipe : str
         As YAML.
+    sections : sequence of Section
+        Further tables.
     """
 
     title: str
@@ -227,3 +230,4 @@ class Report:
     masks: Sequence[MaskedWeight] = ()
     scan: Sensitivity | None = None
     recipe: str = ""
+    sections: Sequence[Section] = ()
