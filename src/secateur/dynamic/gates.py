@@ -78,6 +78,11 @@ class Gate(nn.Module, ABC):
         """Multiply-accumulates that the gate itself costs for one example."""
 
     @property
+    def choices(self) -> int:
+        """How many things it opens each for itself: units, unless several share a logit."""
+        return self.units
+
+    @property
     def density(self) -> Tensor:
         """The density that losses and choices go by now: between the start and the target."""
         start, target, over, done = self.pace.unbind()

@@ -40,6 +40,10 @@ class WidthGate(Gate):
     def macs(self) -> int:
         return self.squeeze.macs
 
+    @property
+    def choices(self) -> int:
+        return self.groups
+
     def decide(self, x: Tensor) -> Decision:
         logits = self.squeeze(x)
         if not torch.is_grad_enabled():
