@@ -65,6 +65,11 @@ def channel() -> Figure:
     return drawn("channel", "channels")
 
 
+@picture("dynamic/nested")
+def nested() -> Figure:
+    return drawn("nested", "channels")
+
+
 @picture("dynamic/fbs")
 def fbs() -> Figure:
     return drawn("fbs", "channels")

@@ -15,6 +15,7 @@ from secateur.dynamic.gated import Gated
 from secateur.dynamic.gates import Gate
 from secateur.dynamic.measured import Measured
 from secateur.dynamic.method import GATES, DynamicMethod
+from secateur.dynamic.nested import Nested
 from secateur.dynamic.skipnet import SkipNet
 from secateur.dynamic.sparse_gating import SparseGating
 from secateur.dynamic.training import Objective, train
@@ -29,6 +30,7 @@ __all__ = [
     "Gate",
     "Gated",
     "Measured",
+    "Nested",
     "Objective",
     "SkipNet",
     "SparseGating",

@@ -54,6 +54,8 @@ def straight_through(logits: Tensor) -> Tensor:
     >>> torch.allclose(logits.grad, logits.sigmoid() * (1 - logits.sigmoid()))
     True
     """
+    if not torch.is_grad_enabled():
+        return (logits > 0).to(logits.dtype)
     soft = logits.sigmoid()
     return (logits > 0).to(soft.dtype) + (soft - soft.detach())
 
@@ -71,6 +73,8 @@ def openness(logits: Tensor) -> Tensor:
     >>> opened.tolist(), logits.grad.tolist()
     ([0.0, 1.0], [0.25, 0.25])
     """
+    if not torch.is_grad_enabled():
+        return (logits > 0).to(logits.dtype)
     line = 0.25 * logits
     return (logits > 0).to(line.dtype) + (line - line.detach())
 
@@ -113,5 +117,7 @@ def at_least_one(opened: Tensor, logits: Tensor) -> Tensor:
     >>> at_least_one(straight_through(logits), logits).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
     """
+    if not torch.is_grad_enabled():
+        return opened.scatter(1, logits.argmax(1, keepdim=True), 1.0)
     best = torch.zeros_like(opened).scatter(1, logits.detach().argmax(1, keepdim=True), 1.0)
     return torch.maximum(opened, best)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 __all__ = ["Bucket", "Choice", "Flow", "Policy"]
+
+# Decisions whose indices are remembered for the next input with the same one.
+REMEMBERED = 64
 
 
 @dataclasses.dataclass(eq=False)
@@ -74,6 +78,19 @@ class Flow:
 
     mask: np.ndarray | None = None
     buckets: list[Bucket] = dataclasses.field(default_factory=list)
+    _choices: dict[int, Choice] = dataclasses.field(default_factory=dict)
+
+    def choice(self, layer: int, units: np.ndarray | None) -> Choice:
+        """The open indices of a dimension whose units these are; None where it has each once.
+
+        Every layer of a site asks, for every input: each answer is worked out once.
+        """
+        assert self.mask is not None
+        key = 0 if units is None else layer
+        if key not in self._choices:
+            chosen = self.mask if units is None else self.mask[units] | (units < 0)
+            self._choices[key] = Choice.of(chosen)
+        return self._choices[key]
 
     @property
     def dense(self) -> bool:
@@ -98,6 +115,7 @@ class Policy:
 
     dense: tuple[float, float] | None = None
     skipping: list[tuple[float, float, float]] = dataclasses.field(default_factory=list)
+    _known: OrderedDict[bytes, Flow] = dataclasses.field(default_factory=OrderedDict, repr=False)
 
     def seconds(self, share: float, examples: int) -> float:
         """Expected time of skipping at a share of open units."""
@@ -147,4 +165,9 @@ class Policy:
             return Flow()
         if not self.sparse(float(mask[0].mean()), count):
             return Flow()
-        return Flow(mask=mask[0])
+        key = mask[0].tobytes()
+        if key not in self._known:
+            self._known[key] = Flow(mask=mask[0])
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return self._known[key]

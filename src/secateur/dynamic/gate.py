@@ -48,8 +48,8 @@ def gate(
     example_inputs : tensor, tuple or dict
         A batch that the model accepts, examples along the first dimension.
     method : str or DynamicMethod, default "channel"
-        ``"channel"``, ``"fbs"``, ``"sparse_gates"``, ``"cgnet"``, ``"skipnet"``, ``"aig"``, with
-        options as in ``"channel:estimator=gumbel"``.
+        ``"channel"``, ``"nested"``, ``"fbs"``, ``"sparse_gates"``, ``"cgnet"``, ``"skipnet"`` or
+        ``"aig"``, with options as in ``"channel:estimator=gumbel"``.
     density : float, default 0.5
         The mean share of units that is to stay open, in (0, 1]. Training the gates brings it
         there; they start open.

@@ -78,6 +78,11 @@ class Gate(nn.Module, ABC):
         """Multiply-accumulates that the gate itself costs for one example."""
 
     @property
+    def choices(self) -> int:
+        """How many things it opens each for itself: units, unless several share a logit."""
+        return self.units
+
+    @property
     def density(self) -> Tensor:
         """The density that losses and choices go by now: between the start and the target."""
         start, target, over, done = self.pace.unbind()
@@ -143,6 +148,8 @@ class Squeeze(nn.Module):
     reduction : int
     opening : float
         Bias of the last layer: how far open the gate starts.
+    outputs : int, optional
+        By default as many as the site has units.
 
     Examples
     --------
@@ -151,11 +158,13 @@ class Squeeze(nn.Module):
     (1, True)
     """
 
-    def __init__(self, site: Site, reduction: int, opening: float) -> None:
+    def __init__(
+        self, site: Site, reduction: int, opening: float, outputs: int | None = None
+    ) -> None:
         super().__init__()
         self.features_dim = site.features_dim
         self.hidden = nn.Linear(site.features, max(1, site.features // reduction))
-        self.out = nn.Linear(self.hidden.out_features, site.units)
+        self.out = nn.Linear(self.hidden.out_features, outputs or site.units)
         # Small, so that every input finds the gate open at first; not zero, or nothing before
         # it would ever get a gradient.
         nn.init.normal_(self.out.weight, std=0.01)

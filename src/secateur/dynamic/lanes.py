@@ -100,6 +100,12 @@ class Lanes:
         present : bool
             Only those that are left out of the tensors in between as well.
         """
+        if len(self._parts) == 1:
+            (part,) = self._parts
+            flow = _flow(part.gate)
+            if flow.mask is None or (present and not part.gate.narrow):
+                return None
+            return flow.choice(id(self), None if part.same else part.units)
         chosen: np.ndarray | None = None
         for part in self._parts:
             flow = _flow(part.gate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -67,5 +68,28 @@ def convolved(
     if conv.padding_mode != "zeros":
         x = functional.pad(x, conv._reversed_padding_repeated_twice, conv.padding_mode)
         padding = 0
+    if _vectorised(x, padding):
+        found: Tensor = torch.mkldnn_convolution(
+            x, weight, bias, padding or (0, 0), conv.stride, conv.dilation, groups
+        )
+        return found
     call: Any = CONVOLVE[weight.dim() - 2]
     return cast("Tensor", call(x, weight, bias, conv.stride, padding, conv.dilation, groups))
+
+
+def _vectorised(x: Tensor, padding: Any) -> bool:
+    """Whether oneDNN computes this.
+
+    For one small image PyTorch falls back to a kernel that first writes every window out. What is
+    left of a layer is small more often than the layer was.
+    """
+    return bool(
+        x.dim() == 4
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.numel() > 0
+        and not isinstance(padding, str)
+        and not torch.is_grad_enabled()
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+    )

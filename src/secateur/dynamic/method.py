@@ -82,13 +82,13 @@ class DynamicMethod(Spelled, ABC):
     def rates(gates: Sequence[Gate]) -> tuple[Tensor, Tensor]:
         """Mean openness of every gate in the last batch, and its target.
 
-        The gradient is that of the sum over units.
+        The gradient is that of the sum over what the gate chooses each for itself.
         """
         means, targets = [], []
         for gate in gates:
             if gate.decision is None:
                 raise InputError("run the model on a batch first: gates have decided nothing yet")
-            means.append(amplified(gate.decision.rate.mean(), gate.units))
+            means.append(amplified(gate.decision.rate.mean(), gate.choices))
             targets.append(gate.density.to(means[-1]))
         return torch.stack(means), torch.stack(targets)
 

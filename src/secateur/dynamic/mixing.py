@@ -120,7 +120,9 @@ class Mixer(nn.Module):
         if key in kept:
             kept.move_to_end(key)
             return kept[key]
-        found = self._taken(outer, inner)
+        taken, bias = self._taken(outer, inner)
+        # Kept as kernels want it; a view would be copied at every call.
+        found = (taken.contiguous(), bias)
         if inner is not None or (outer is not None and not outer.prefix):
             kept[key] = found
             room = KEPT * weight.numel()
