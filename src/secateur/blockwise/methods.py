@@ -9,11 +9,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from secateur.layerwise import Amount, sweep
-from secateur.observing.moments import Moments
+from secateur.layerwise import Amount, factored, swept
 from secateur.sparsity.nm import nm_mask
 
 __all__ = ["METHODS", "Pruned", "Seen", "kept_in_rows"]
+
+DAMP = 0.01
+"""Share of the mean diagonal that is added to a Hessian's, as in the paper."""
 
 Pruned: TypeAlias = tuple[Tensor, Tensor]
 """The weight ``[outputs, inputs]``, zero where masked, and the mask, True where kept."""
@@ -91,13 +93,33 @@ def magnitude(weight: Tensor, seen: Seen, sparsity: float | tuple[int, int]) -> 
 
 def sparsegpt(weight: Tensor, seen: Seen, sparsity: float | tuple[int, int]) -> Pruned:
     """One sweep over the columns, each making up for those before (arXiv:2301.00774)."""
-    moments = Moments(seen.sums[None], seen.rows)
+    factor = _factor(seen)
     if isinstance(sparsity, tuple):
         amount = Amount(runs=sparsity)
     else:
         amount = Amount(zeros=math.floor(weight.numel() * sparsity + 1e-9))
-    new, mask = sweep(moments, weight.float()[None], amount, weight.shape[1])
-    return new[0].to(weight.dtype), mask[0]
+    new, mask = swept(weight[None], factor[None], amount, weight.shape[1])
+    return new[0], mask[0]
+
+
+def _factor(seen: Seen) -> Tensor:
+    """The upper Cholesky factor of the inverse Hessian; the sums are used up for it.
+
+    A matrix of a wide layer's inputs is the largest thing around, so none is kept beside it.
+    """
+    sums, seen.sums = seen.sums, seen.sums.new_empty(0)
+    sums /= max(seen.rows, 1)
+    diagonal = sums.diagonal()
+    level = float(diagonal.mean())
+    diagonal += DAMP * level if level > 0 else 1.0
+    flipped = sums.flip(0, 1)
+    del sums, diagonal
+    lower = factored(flipped)
+    del flipped
+    upper = lower.flip(0, 1)
+    del lower
+    identity = torch.eye(len(upper), dtype=upper.dtype, device=upper.device)
+    return torch.linalg.solve_triangular(upper, identity, upper=True)
 
 
 Method: TypeAlias = Callable[[Tensor, Seen, "float | tuple[int, int]"], Pruned]

@@ -8,11 +8,12 @@ from secateur.layerwise.solve import (
     damped,
     factored,
     inverse,
+    inverse_factor,
     refit_scales,
     refit_weights,
 )
 from secateur.layerwise.survivors import Survivors
-from secateur.layerwise.sweep import Amount, sweep
+from secateur.layerwise.sweep import Amount, sweep, swept
 
 __all__ = [
     "Amount",
@@ -24,10 +25,12 @@ __all__ = [
     "factored",
     "inputs_by_error",
     "inverse",
+    "inverse_factor",
     "reconstruct",
     "refit_scales",
     "refit_weights",
     "removal_costs",
     "sweep",
+    "swept",
     "vanishing_penalties",
 ]

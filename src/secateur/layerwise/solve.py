@@ -8,7 +8,15 @@ from torch import Tensor
 from secateur.errors import CriterionError
 from secateur.observing.moments import Moments
 
-__all__ = ["contributions", "damped", "factored", "inverse", "refit_scales", "refit_weights"]
+__all__ = [
+    "contributions",
+    "damped",
+    "factored",
+    "inverse",
+    "inverse_factor",
+    "refit_scales",
+    "refit_weights",
+]
 
 
 def damped(moments: Moments, damp: float) -> Tensor:
@@ -53,6 +61,27 @@ def inverse(matrix: Tensor) -> Tensor:
         When one is not positive definite.
     """
     return torch.cholesky_inverse(factored(matrix))
+
+
+def inverse_factor(matrix: Tensor) -> Tensor:
+    """Upper triangular U with ``UᵀU`` the inverse of symmetric matrices ``[..., d, d]``.
+
+    Factored from the last row up, ``matrix = R Rᵀ`` with R upper triangular, and U is R⁻¹: half the
+    work of inverting first, and fewer digits lost.
+
+    Raises
+    ------
+    CriterionError
+        When one is not positive definite.
+
+    Examples
+    --------
+    >>> inverse_factor(torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double())[1, 1].square()
+    tensor(0.5000, dtype=torch.float64)
+    """
+    upper = factored(matrix.flip(-2, -1)).flip(-2, -1)
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    return torch.linalg.solve_triangular(upper, identity.expand_as(upper), upper=True)
 
 
 def refit_weights(

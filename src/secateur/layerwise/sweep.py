@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from secateur.layerwise.solve import damped, factored, inverse
+from secateur.layerwise.solve import damped, inverse_factor
 from secateur.observing.moments import Moments
 
-__all__ = ["Amount", "sweep"]
+__all__ = ["Amount", "sweep", "swept"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,29 +69,52 @@ def sweep(
     mask : Tensor of bool
         True where kept. Exactly ``amount.zeros`` are not.
     """
-    factors = factored(inverse(damped(moments, damp))).mT
-    new = weight.double()
+    factors = inverse_factor(damped(moments, damp))
+    return swept(weight, factors, amount, inputs, held=held, block=block)
+
+
+def swept(
+    weight: Tensor,
+    factors: Tensor,
+    amount: Amount,
+    inputs: int,
+    *,
+    held: Tensor | None = None,
+    block: int = 128,
+) -> tuple[Tensor, Tensor]:
+    """`sweep` with the upper Cholesky factors of H⁻¹ at hand, in their precision.
+
+    Parameters
+    ----------
+    weight : Tensor, shape [groups, outputs of a group, d]
+    factors : Tensor, shape [groups, d, d]
+    """
+    new = weight.to(factors.dtype, copy=True)
     held = torch.ones_like(weight, dtype=torch.bool) if held is None else held
     mask = held.clone()
     budget = _Budget(amount.zeros, held)
     for group in range(len(new)):
         # Inputs that never were anything else than zero need no weight, and cost none.
         for start, stop, spans in _blocks(new.shape[2], inputs, amount.runs, block):
-            columns, factor = new[group, :, start:stop], factors[group]
-            errors = torch.zeros_like(columns)
-            ends = dict(spans)
-            for at in range(start, stop):
+            # Turned, so that a column lies in one piece.
+            columns = new[group, :, start:stop].T.contiguous()
+            factor = factors[group, start:stop, start:stop]
+            scales, errors = factor.diagonal(), torch.empty_like(columns)
+            stays = torch.empty_like(columns, dtype=torch.bool)
+            ends = {first - start: last - start for first, last in spans}
+            for at in range(stop - start):
                 if at in ends:
-                    part = new[group, :, at : ends[at]]
-                    scores = (part / factor.diagonal()[at : ends[at]]).square()
-                    chosen = held[group, :, at : ends[at]]
-                    mask[group, :, at : ends[at]] = _kept(scores, chosen, amount.runs, budget)
-                column = at - start
-                lost = torch.where(mask[group, :, at], 0.0, columns[:, column])
-                errors[:, column] = lost / factor[at, at]
-                columns[:, column:] -= errors[:, column, None] * factor[at, at:stop]
-            new[group, :, stop:] -= errors @ factor[start:stop, stop:]
-    return torch.where(mask, new, 0.0).to(weight.dtype), mask
+                    last = ends[at]
+                    scores = (columns[at:last].T / scales[at:last]).square()
+                    chosen = held[group, :, start + at : start + last]
+                    kept = _kept(scores, chosen, amount.runs, budget)
+                    mask[group, :, start + at : start + last] = kept
+                    stays[at:last] = kept.T
+                torch.div(columns[at].masked_fill(stays[at], 0.0), scales[at], out=errors[at])
+                columns[at:].addr_(factor[at, at:], errors[at], alpha=-1)
+            new[group, :, start:stop] = columns.T
+            new[group, :, stop:].addmm_(errors.T, factors[group, start:stop, stop:], alpha=-1)
+    return new.masked_fill_(~mask, 0.0).to(weight.dtype), mask
 
 
 def _blocks(
@@ -139,11 +162,21 @@ def _kept(scores: Tensor, held: Tensor, runs: tuple[int, int] | None, budget: _B
     scores = scores.masked_fill(~held, -math.inf)
     if runs is None:
         flat = scores.flatten()
-        gone = flat.argsort(stable=True)[: budget.take(flat.numel(), int((~held).sum()))]
-        kept = torch.ones_like(flat, dtype=torch.bool)
-        kept[gone] = False
-        return kept.view_as(scores)
+        gone = _lowest(flat, budget.take(flat.numel(), int((~held).sum())))
+        return ~gone.view_as(scores)
     keep = min(runs[0], scores.shape[1])
     order = scores.argsort(dim=1, stable=True)
     kept = torch.ones_like(scores, dtype=torch.bool)
     return kept.scatter_(1, order[:, : scores.shape[1] - keep], False) & held
+
+
+def _lowest(values: Tensor, count: int) -> Tensor:
+    """Which so many values are the lowest; of equal ones, those of the lowest index."""
+    if not count:
+        return torch.zeros_like(values, dtype=torch.bool)
+    # Selecting is cheaper than sorting.
+    limit = values.kthvalue(count).values
+    gone = values < limit
+    ties = (values == limit).nonzero()[: count - int(gone.sum()), 0]
+    gone[ties] = True
+    return gone
