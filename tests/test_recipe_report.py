@@ -61,7 +61,7 @@ def test_the_report_of_a_run_has_every_section(runs: Path) -> None:
     text = (runs / "half" / "report.html").read_text(encoding="utf-8")
     sections = re.findall(r'<section id="([\w-]+)"', text)
     assert sections == [
-        *("tradeoff", "comparison", "checks", "channels", "groups", "weights", "masks"),
+        *("tradeoff", "comparison", "checks", "storage", "channels", "groups", "weights", "masks"),
         *("sensitivity", "training", "protected", "settings", "recipe"),
     ]
     words = words_of(runs / "half" / "report.html")
