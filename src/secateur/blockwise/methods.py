@@ -14,6 +14,10 @@ from secateur.sparsity.nm import nm_mask
 
 __all__ = ["METHODS", "Pruned", "Seen", "kept_in_rows"]
 
+CHUNK = 1 << 20
+"""Entries whose scores are held at once: rows compare with themselves alone."""
+COLUMNS = 512
+"""Of the inverse of a triangle that are solved for at once."""
 DAMP = 0.01
 """Share of the mean diagonal that is added to a Hessian's, as in the paper."""
 
@@ -76,9 +80,15 @@ def kept_in_rows(scores: Tensor, sparsity: float | tuple[int, int]) -> Tensor:
 
 def wanda(weight: Tensor, seen: Seen, sparsity: float | tuple[int, int]) -> Pruned:
     """Weight times the norm of its input, compared within a row (arXiv:2306.11695)."""
-    scores = weight.float().abs().mul_(seen.sums.sqrt())
-    mask = kept_in_rows(scores, sparsity)
-    return weight * mask, mask
+    norms = seen.sums.sqrt()
+    new, mask = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.bool)
+    tall = max(1, CHUNK // weight.shape[1])
+    for top in range(0, len(weight), tall):
+        rows = weight[top : top + tall]
+        kept = kept_in_rows(rows.float().abs().mul_(norms), sparsity)
+        mask[top : top + tall] = kept
+        torch.mul(rows, kept, out=new[top : top + tall])
+    return new, mask
 
 
 def magnitude(weight: Tensor, seen: Seen, sparsity: float | tuple[int, int]) -> Pruned:
@@ -118,8 +128,15 @@ def _factor(seen: Seen) -> Tensor:
     del flipped
     upper = lower.flip(0, 1)
     del lower
-    identity = torch.eye(len(upper), dtype=upper.dtype, device=upper.device)
-    return torch.linalg.solve_triangular(upper, identity, upper=True)
+    inverse = torch.zeros_like(upper)
+    for start in range(0, len(upper), COLUMNS):
+        stop = min(start + COLUMNS, len(upper))
+        # Below its own rows, a column of the inverse of a triangle is zero.
+        unit = upper.new_zeros(stop, stop - start)
+        unit[start:].fill_diagonal_(1.0)
+        solved = torch.linalg.solve_triangular(upper[:stop, :stop], unit, upper=True)
+        inverse[:stop, start:stop] = solved
+    return inverse
 
 
 Method: TypeAlias = Callable[[Tensor, Seen, "float | tuple[int, int]"], Pruned]
