@@ -112,7 +112,9 @@ def test_openvino_computes_the_same_integers(tmp_path: Path) -> None:
 def test_zeros_of_pruned_weights_are_the_integer_zero(method: str, tmp_path: Path) -> None:
     model, data = net(), batches()
     images = data[0][0]
-    sc.prune(model, images[:2], granularity="element", budget={"sparsity": 0.8})
+    sc.prune(
+        model, images[:2], granularity="element", allocation="uniform", budget={"sparsity": 0.8}
+    )
     made = quantize(model, images[:2], tmp_path / "q.onnx", data, method=method)  # type: ignore[arg-type]
     sizes = {model[5].weight.numel()} | ({model[2].weight.numel()} if method == "static" else set())
     zeros = {5: int((model[5].weight == 0).sum()), 2: int((model[2].weight == 0).sum())}

@@ -80,15 +80,14 @@ def load(model: AnyModule, path: str | os.PathLike[str], *, masked: bool = True)
         raise InputError("the model is on the meta device; build it with real tensors to load into")
     try:
         with transaction(model):
-            plans = _with_masks(plans, header, tensors) if masked else cuts(plans)
             # Layers that are left out take names along, and biases bring some: compared later.
             renamed = any(plan.dropped or plan.biased for plan in plans)
             if renamed:
-                _replay(path, plans, model)
+                _replay(path, cuts(plans), model)
             _check_names(path, header, tensors, model)
             _tie(path, header, model)
-            if not renamed:
-                _replay(path, plans, model)
+            plans = _with_masks(plans, header, tensors) if masked else cuts(plans)
+            _replay(path, plans, model)
             _copy_in(path, header, tensors, model)
     except SecateurError:
         raise

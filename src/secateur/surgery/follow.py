@@ -62,6 +62,11 @@ class Follower:
         attributes: dict[str, dict[str, Any]] = {}
         for (path, key), held in self.held.items():
             attributes.setdefault(path, {})[key] = held.value
+        for path, values in attributes.items():
+            module = self.modules[path]
+            if isinstance(module, nn.MultiheadAttention) and "num_heads" in values:
+                # Its code works this out anew at every call; the attribute only says it.
+                values["head_dim"] = module.embed_dim // values["num_heads"]
         scales = [change for at in sorted(runner.scales) for change in runner.scales[at]]
         trace = Trace(runner.values, runner.nodes, [], runner.module_inputs)
         parted = None
@@ -175,8 +180,10 @@ class Follower:
     ) -> Iterator[tuple[list[Change], list[str]]]:
         """Attributes that the code multiplies to the size: the width of query, key and value."""
         old, new, where = change
+        sizes = [value for value in module.__dict__.values() if type(value) is int]
         for count in range(2, PARTS + 1):
-            if old % count == 0 and new % count == 0:
+            # Where an attribute holds the count, that is no number of parts but one of heads.
+            if old % count == 0 and new % count == 0 and count not in sizes:
                 part = (old // count, new // count, where)
                 for key in module.__dict__:
                     if self._wanted(module, path, key, part):
