@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.resnet56_recipe import RECIPE, page
+from benchmarks.resnet56_recipe import EIGHTS, RECIPE, page
 
 from secateur.recipes import preview, read_recipe
 from secateur.recipes.reading import read_keys
@@ -37,7 +37,7 @@ FOUND: dict[str, Any] = {
                "accuracy": 0.87}),
     ],
     "dense_bytes": 3_400_000,
-    "latency": {1: {"dense": 1.0, "pruned": 0.6, "pruned, int8": 0.4}},
+    "latency": {1: {"dense": 1.0, "pruned": 0.6, "pruned, int8": 0.4, EIGHTS: 0.55}},
 }  # fmt: skip
 
 
@@ -68,6 +68,7 @@ def test_the_page_says_what_was_measured() -> None:
     assert "with an epoch of training after each and 4 epochs at the end" in text
     assert "| pruned, int8 | 0.60 MB | 87.00 % | 0.40 |" in text
     assert "| `02-prune` | pruned | 62.0 M | 434 k | 50.00 % | 1.5 |" in text
+    assert "a model of the same MACs takes 0.55 at batch 1." in text
     assert RECIPE.read_text().strip() in text
     worse = copy.deepcopy(FOUND)
     worse["stages"][3]["accuracy"] = 0.7
