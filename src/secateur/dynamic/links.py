@@ -68,7 +68,12 @@ def convolved(
     if conv.padding_mode != "zeros":
         x = functional.pad(x, conv._reversed_padding_repeated_twice, conv.padding_mode)
         padding = 0
-    if _vectorised(x, padding):
+    # Compilers have no fake of this operator, and whoever trains has large batches.
+    if (
+        not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and _vectorised(x, padding)
+    ):
         found: Tensor = torch.mkldnn_convolution(
             x, weight, bias, padding or (0, 0), conv.stride, conv.dilation, groups
         )
