@@ -131,6 +131,8 @@ def test_the_file_goes_with_the_spool() -> None:
 @pytest.mark.parametrize(("criterion", "granularity"), READS_DATA)
 def test_every_criterion_takes_an_iterator(criterion: str, granularity: str) -> None:
     outcomes = []
+    # FLAP judges what a layer reads, and not everything here is read by one.
+    most = 0.7 if criterion == "flap" else 0.6
     for once in (False, True):
         model, data = make()
         result = sc.prune(
@@ -138,7 +140,7 @@ def test_every_criterion_takes_an_iterator(criterion: str, granularity: str) -> 
             data[0][0][:2],
             granularity=granularity,
             criterion=criterion,
-            budget={"macs": 0.7} if granularity == "channel" else {"sparsity": 0.5},
+            budget={"macs": most} if granularity == "channel" else {"sparsity": 0.5},
             data=iter(data) if once else data,
         )
         outcomes.append(
