@@ -345,3 +345,7 @@ if __name__ == "__main__":
         globals()[task](folder)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    # Threads of PyTorch's that still wait for the interpreter abort the process as it ends.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
